@@ -1,0 +1,22 @@
+"""What several test files share: PyTorch, the device to test it on, and how hypothesis searches."""
+
+import os
+
+import hypothesis
+import pytest
+
+# Derandomized: a failure shows on every machine. No deadline: the machine may be busy.
+hypothesis.settings.register_profile("mopruning", derandomize=True, deadline=None, max_examples=60)
+hypothesis.settings.load_profile("mopruning")
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, or a skip where it is not installed."""
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session")
+def device(torch):
+    """Device of the tensors under test: MOPRUNING_TEST_DEVICE=cuda runs the same tests on a GPU."""
+    return torch.device(os.environ.get("MOPRUNING_TEST_DEVICE", "cpu"))
