@@ -1,0 +1,130 @@
+"""Parts: the scores of many layers, ranked as one without ever standing in memory together."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from mopruning.arrays import Array, host_view, like, namespace, plain, rankable
+from mopruning.errors import RecipeError
+from mopruning.granularity.base import Granularity, Shape
+from mopruning.granularity.units import _Units
+from mopruning.masks import check_finite
+from mopruning.selection import keep_largest
+from mopruning.sums import integral
+
+
+class Parts:
+    """The scores of layers, checked once and looked up anew each time they are ranked.
+
+    Args:
+        scores: Scores of each layer, by name, of any one array library; may be computed when looked up.
+        granularities: By name; a layer whose granularity removes whole units is ranked by its units' mean scores.
+
+    Attributes:
+        shapes: Shape of each layer, by name.
+
+    Raises:
+        RecipeError: If a granularity does not fit.
+        WeightError: If a score is NaN or infinite.
+
+    >>> parts = Parts({"a": np.array([[1.0, 4.0]]), "b": np.array([3.0, 2.0])})
+    >>> parts.keep_largest(["a", "b"], 2)
+    [array([False,  True]), array([ True, False])]
+    """
+
+    def __init__(self, scores: Mapping[str, Array], granularities: Mapping[str, Granularity] | None = None) -> None:
+        self._scores, self._granularities = scores, granularities or {}
+        self._dtype: np.dtype[Any] | None = None
+        self._origins: dict[str, Array] = {}  # an empty array each, which remembers library and device
+        self.shapes: dict[str, Shape] = {}
+        dtypes = []
+        for name in scores:
+            values = plain(scores[name])
+            shape = tuple(values.shape)
+            granularity = self._granularities.get(name)
+            if granularity is not None and (reason := granularity.misfit(shape)):
+                raise RecipeError(f"{name} {shape} cannot be allocated to {granularity}: {reason}")
+            ranked = _native(values)
+            check_finite(ranked, name)
+            self.shapes[name] = shape
+            self._origins[name] = namespace(values).empty((0,), device=array_api_compat.device(values))
+            dtypes.append(np.dtype(np.float64) if isinstance(granularity, _Units) else ranked.dtype)
+        # NumPy 1 compares float32 elements with a float64 threshold in float32, so all parts get one dtype. Other
+        # libraries rank their parts joined, which promotes them.
+        if dtypes and all(isinstance(dtype, np.dtype) for dtype in dtypes):
+            self._dtype = np.result_type(*dtypes)
+
+    def keep_largest(self, names: Sequence[str], keep: int) -> list[Array]:
+        """Mark the `keep` largest scores of some layers, of equal ones the earlier: a flat bool array a layer."""
+        return keep_largest(_Computed(self._flat, names), keep) if names else []
+
+    def restore(self, name: str, mark: Array) -> Array:
+        """Return the flat mark of a layer in the shape, library and device of its scores."""
+        xp = namespace(mark)
+        mask = xp.reshape(mark, self.shapes[name])
+        return like(mask, self._origins[name]) if isinstance(mask, np.ndarray) else mask
+
+    def _flat(self, name: str) -> Array:
+        ranked = _native(plain(self._scores[name]))
+        granularity = self._granularities.get(name)
+        if isinstance(granularity, _Units):
+            ranked = _unit_means(ranked, granularity)
+        flat = namespace(ranked).reshape(ranked, (-1,))
+        return flat if self._dtype is None else flat.astype(self._dtype, copy=False)
+
+
+class _Computed(Sequence[Array]):
+    """A sequence whose items are computed when they are looked up, by any thread.
+
+    Selection works through it block by block, so the two latest items are remembered: threads at work on blocks
+    around a border between two layers would otherwise compute both over and over.
+    """
+
+    def __init__(self, compute: Callable[[str], Array], names: Sequence[str]) -> None:
+        self._compute, self._names = compute, names
+        self._latest: dict[int, Array] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: Any) -> Any:
+        with self._lock:
+            if index not in self._latest:
+                name = self._names[index]
+                if len(self._latest) == 2:
+                    del self._latest[next(iter(self._latest))]  # before the next is made, to hold two at most
+                self._latest[index] = self._compute(name)
+            return self._latest[index]
+
+
+def _native(values: Array) -> Array:
+    """Return the values as `mask` ranks them: in place where they lie in host memory, with native comparisons."""
+    view = host_view(values)
+    return rankable(values if view is None else view)
+
+
+def _unit_means(scores: Array, granularity: _Units) -> Array:
+    """Return for each element the mean score of its unit, float64; sums are exact, so every device finds the same."""
+    xp = namespace(scores)
+    shape = tuple(scores.shape)
+    if math.prod(shape) == 0:
+        return xp.astype(scores, xp.float64)
+    unit = granularity._unit(shape)
+    split = tuple(part for n, u in zip(shape, unit, strict=True) for part in (n // u, u))
+    whole = integral(scores, math.prod(unit))
+    largest = _largest(whole)
+    scale = _largest(scores) / largest if largest else 0.0  # undoes that of `integral`, which differs between layers
+    sums = xp.sum(xp.reshape(whole, split), axis=tuple(range(1, len(split), 2)), keepdims=True)
+    return xp.reshape(xp.broadcast_to(sums * (scale / math.prod(unit)), split), shape)
+
+
+def _largest(values: Array) -> float:
+    xp = namespace(values)
+    return max(float(xp.max(values)), -float(xp.min(values)))
