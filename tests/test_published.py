@@ -1,0 +1,504 @@
+"""The published formats: each loads unchanged and plans what its own program would have pruned."""
+
+import math
+
+import numpy as np
+import pytest
+import yaml
+
+from mopruning.errors import RecipeError, UnknownNameError
+from mopruning.granularity import NM, Balanced, BankBalanced, Filter, KernelPattern, Stripe, Unstructured
+from mopruning.masks import mask
+from mopruning.published import SPARSE_BLOCK, from_optimizer_arguments, from_prune_dict, from_prune_ratio
+from mopruning.recipe import LayerRule, Recipe
+from mopruning.schedules import OneShot, Polynomial
+
+# The network of the published MNIST scripts, with the 127-channel convolution of their newer versions.
+NET = {
+    "conv1.weight": (64, 1, 3, 3),
+    "conv1.bias": (64,),
+    "bn1.weight": (64,),
+    "bn1.bias": (64,),
+    "conv2.weight": (127, 64, 3, 3),
+    "conv2.bias": (127,),
+    "bn2.weight": (127,),
+    "bn2.bias": (127,),
+    "conv3.weight": (256, 127, 3, 3),
+    "conv3.bias": (256,),
+    "fc.weight": (10, 1024),
+    "fc.bias": (10,),
+}
+
+
+def by_name(recipe, shapes=NET):
+    return {row.name: row for row in recipe.plan(shapes).rows}
+
+
+def targets(recipe, shapes=NET):
+    return {row.name: row.target for row in recipe.plan(shapes).pruned}
+
+
+# --- prune_dict
+
+
+def test_prune_arguments_in_published_order():
+    step, prune_dict = 60, {k: 0.9 for k, shape in NET.items() if len(shape) == 4}
+    recipe = from_prune_dict(prune_dict, step * 10, step * 80, 100)
+    assert recipe == Recipe(
+        granularity=BankBalanced(64), layers=prune_dict, schedule=Polynomial(600, 4800, 100, exponent=3.0)
+    )
+    assert targets(recipe) == {"conv2.weight": 0.9}
+
+
+def test_prune_dict_of_all_parameters():
+    rows = by_name(from_prune_dict(dict.fromkeys(NET, 0.95), 0, 480, 100))
+    assert {name for name, row in rows.items() if row.granularity} == {"conv2.weight", "fc.weight"}
+    assert {row.reason for row in rows.values() if len(row.shape) == 1} == {"1-D (bias or normalisation)"}
+    assert [name for name, row in rows.items() if row.misfit] == ["conv1.weight", "conv3.weight"]
+    assert rows["conv3.weight"].reason == BankBalanced(64).misfit((256, 127, 3, 3))
+    assert "127" in rows["conv3.weight"].reason
+
+
+def test_what_prune_dict_leaves_out_stays_dense():
+    rows = by_name(from_prune_dict({"conv2.weight": 0.9}))
+    assert rows["fc.weight"].reason == "not named in the recipe"
+    assert rows["fc.weight"].granularity is None
+
+
+@pytest.mark.parametrize(
+    ("balance", "granularity"),
+    [
+        ("fix", BankBalanced(64)),
+        ("none", Unstructured()),
+        ("2:4", NM(2, 4)),
+        ("bank:32", BankBalanced(32)),
+        ("filter", Filter()),
+        (Stripe(), Stripe()),
+    ],
+)
+def test_balance(balance, granularity):
+    assert from_prune_dict({"fc.weight": 0.5}, balance=balance).granularity == granularity
+
+
+def test_prune_dict_names_misspelt():
+    with pytest.raises(
+        UnknownNameError, match=r"prune_dict: 'conv2_weight' matches no parameter; did you mean 'conv2.weight'"
+    ):
+        from_prune_dict({"conv2_weight": 0.9}).plan(NET)
+
+
+def test_no_prune_dict_prunes_nothing():
+    assert not from_prune_dict({}).active
+    assert not from_prune_dict({}, balance="2:4").active
+    assert from_prune_dict({}, balance="2:4").plan(NET).pruned == ()
+
+
+def test_continuing_with_prune_dict():
+    every = dict.fromkeys(NET, 0.95)
+    higher = from_prune_dict(every, 0, 480, 100, restore_sparsity=True)
+    assert (higher.restore_sparsity, higher.fix_sparsity) == (True, False)
+    fixed = from_prune_dict(every, restore_sparsity=True, fix_sparsity=True)
+    assert set(targets(fixed)) == {"conv1.weight", "conv2.weight", "conv3.weight", "fc.weight"}
+    assert set(targets(fixed).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prune_dict": ["fc.weight"]}, "prune_dict: expected a mapping from names"),
+        (
+            {"prune_dict": {"fc.weight": 95}},
+            r"prune_dict\['fc.weight'\]: sparsity must lie from 0 to 1, got 95.0; .* 0.95",
+        ),
+        (
+            {"prune_dict": {}, "balance": "fixed"},
+            "balance: expected 'fix', 'none' or a granularity; unknown granularity 'fixed'",
+        ),
+        ({"prune_dict": {}, "balance": 3}, "balance: expected 'fix', 'none' or a granularity"),
+        ({"prune_dict": {}, "prune_device": "gpu"}, "prune_device 'gpu' is unknown; did you mean 'cpu'"),
+        ({"prune_dict": {}, "pretrain_step": "0"}, "pretrain_step must be a number, got '0'"),
+        ({"prune_dict": {}, "sparse_step": -1}, "sparse_step must be 0 or more, got -1"),
+        ({"prune_dict": {}, "fix_sparsity": 1}, "fix_sparsity must be true or false"),
+        (
+            {"prune_dict": {}, "prune_devise": "cpu"},
+            r"\(arguments of Prune\): key 'prune_devise' is unknown; did you mean 'prune_device'",
+        ),
+        ({"prune_dict": {}, "pretrian_step": 0}, "key 'pretrian_step' is unknown; did you mean 'pretrain_step'"),
+    ],
+)
+def test_bad_arguments_of_prune(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.load(arguments)
+
+
+# --- optimizers
+
+
+def test_optimizer_defaults_are_inactive():
+    recipe = from_optimizer_arguments()
+    assert not recipe.active
+    assert recipe.skip_keywords == ("bias", "beta", "gamma")
+    assert recipe.granularity == Unstructured()
+    assert recipe.plan(NET).pruned == ()
+
+
+def test_arguments_of_the_published_example():
+    step = 60
+    recipe = from_optimizer_arguments(
+        target_sparsity=0.8,
+        pretrain_step=step * 40,
+        sparse_step=step * 80,
+        frequency=step / 5,
+        keywords_no_sparse=["bias", "bn", "conv1.weight"],
+        special_sparsity_dict={"conv2.weight": 0.7},
+    )
+    assert recipe == Recipe(
+        0.8,
+        schedule=Polynomial(2400, 4800, 12.0),
+        layers={"conv2.weight": 0.7},
+        skip_keywords=("bias", "bn", "conv1.weight"),
+    )
+    assert targets(recipe) == {"conv2.weight": 0.7, "conv3.weight": 0.8, "fc.weight": 0.8}
+
+
+def test_special_sparsity_that_the_published_example_lost_silently():
+    recipe = from_optimizer_arguments(target_sparsity=0.95, special_sparsity_dict={"conv1_weight": 0.7})
+    with pytest.raises(UnknownNameError, match=r"special_sparsity_dict: 'conv1_weight' .* did you mean 'conv1.weight'"):
+        recipe.plan(NET)
+
+
+def test_special_sparsity_alone():
+    recipe = from_optimizer_arguments(special_sparsity_dict={"fc.weight": 0.5})
+    assert recipe.active
+    assert targets(recipe) == {"fc.weight": 0.5}
+
+
+def test_keywords_win_over_special_sparsity():
+    recipe = from_optimizer_arguments(
+        target_sparsity=0.9, keywords_no_sparse=["fc"], special_sparsity_dict={"fc.weight": 0.5}
+    )
+    assert by_name(recipe)["fc.weight"].reason == "skipped by keyword 'fc'"
+
+
+def test_keywords_are_substrings():
+    shapes = {
+        "block.unbiased.weight": (8, 8),
+        "beta/kernel:0": (8, 8),
+        "conv2d/kernel:0": (8, 8),
+        "dense0_weight": (8, 8),
+    }
+    assert set(targets(from_optimizer_arguments(target_sparsity=0.5), shapes)) == {"conv2d/kernel:0", "dense0_weight"}
+    every = from_optimizer_arguments(target_sparsity=0.5, keywords_no_sparse=[])
+    assert set(targets(every, shapes)) == set(shapes)
+
+
+def test_vectors_on_request():
+    recipe = from_optimizer_arguments(target_sparsity=0.5, include_1d=True)
+    assert set(targets(recipe)) == set(NET)
+    recipe = from_optimizer_arguments(target_sparsity=0.5, include_1d=True, keywords_no_sparse=["bias"])
+    assert set(targets(recipe)) == {name for name in NET if "bias" not in name}
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"sparse_block": {k: list(v) for k, v in SPARSE_BLOCK.items()}}, {"enable_channel_balance": True}]
+)
+def test_published_groups(arguments):
+    shapes = NET | {"conv4.weight": (256, 128, 3, 3), "conv5.weight": (127, 128, 3, 3), "conv1d.weight": (8, 6, 3)}
+    rows = by_name(from_optimizer_arguments(target_sparsity=0.5, **arguments), shapes)
+    assert rows["conv4.weight"].granularity == Balanced((-1, 4, -1, 1))
+    assert rows["fc.weight"].granularity == Unstructured()  # 10 outputs: the rule is for convolutions
+    dense = {"conv1.weight", "conv2.weight", "conv3.weight", "conv5.weight", "conv1d.weight"}
+    assert {name for name, row in rows.items() if row.misfit} == dense
+    assert "both must be multiples of 4" in rows["conv5.weight"].reason
+    scores = np.random.default_rng(0).random((256, 128, 3, 3))
+    kept = mask(scores, rows["conv4.weight"].granularity, 0.5)
+    assert (kept.reshape(256, 32, 4, 3, 3).sum(axis=(0, 2, 3)) == 256 * 4 * 3 // 2).all()
+
+
+def test_without_groups_odd_channels_are_pruned():
+    for arguments in ({}, {"sparse_block": None}, {"sparse_block": {}}, {"enable_channel_balance": False}):
+        assert targets(from_optimizer_arguments(target_sparsity=0.5, **arguments))["conv3.weight"] == 0.5
+
+
+def test_other_tiles():
+    recipe = from_optimizer_arguments(target_sparsity=0.5, sparse_block={"2d": [1, 64], "4d": (1, 4, 1, 1)})
+    assert recipe.granularity_by_axes == {"2d": Balanced((1, 64)), "4d": Balanced((1, 4, 1, 1))}
+    assert Recipe.load(recipe.to_dict()) == recipe
+
+
+def test_granularity_of_choice():
+    recipe = from_optimizer_arguments(target_sparsity=0.5, granularity="bank:64")
+    assert set(targets(recipe)) == {"conv2.weight", "fc.weight"}
+
+
+def test_the_other_arguments():
+    assert from_optimizer_arguments(init_sparsity=0.25, target_sparsity=0.5).initial_sparsity == 0.25
+    assert from_optimizer_arguments(L1_regularization=True).l1 == 1e-5
+    assert from_optimizer_arguments(L1_regularization=True).active
+    assert from_optimizer_arguments(L1_regularization=3e-4).l1 == 3e-4
+    assert from_optimizer_arguments(L1_regularization=False).l1 == 0.0
+    recipe = from_optimizer_arguments(
+        target_sparsity=0.5, score="random", seed=3, allocation="global", exponent=1, skip=["fc.*"], max_sparsity=0.9
+    )
+    assert recipe == Recipe(
+        0.5,
+        score="random",
+        seed=3,
+        allocation="global",
+        schedule=Polynomial(exponent=1.0),
+        skip=("fc.*",),
+        max_sparsity=0.9,
+        skip_keywords=("bias", "beta", "gamma"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "restores", "fixes"),
+    [
+        ({"restore_sparsity": True, "target_sparsity": 0.95}, True, False),
+        ({"resume": True, "target_sparsity": 0.95}, True, False),
+        ({"restore_sparsity": True, "fix_sparsity": True}, True, True),
+        ({"resume": True}, True, True),
+        ({"fix_sparsity": True}, False, True),
+        ({"finetune": True}, False, True),
+        ({"finetune": True, "target_sparsity": 0.95}, False, True),
+    ],
+)
+def test_resuming_and_fine_tuning(arguments, restores, fixes):
+    recipe = from_optimizer_arguments(**arguments)
+    assert (recipe.restore_sparsity, recipe.fix_sparsity) == (restores, fixes)
+    assert recipe.active
+    assert set(targets(recipe)) == {"conv1.weight", "conv2.weight", "conv3.weight", "fc.weight"}
+
+
+def test_the_published_misspelling_of_finetune():
+    with pytest.warns(DeprecationWarning, match="'fineune' is a misspelling: write finetune"):
+        assert from_optimizer_arguments(fineune=True) == from_optimizer_arguments(finetune=True)
+    with pytest.warns(DeprecationWarning, match="fineune"):
+        assert not from_optimizer_arguments(fineune=False).active
+
+
+def test_fractions_of_steps_are_cut_off():
+    schedule = from_optimizer_arguments(
+        target_sparsity=0.9, pretrain_step=7.9, sparse_step=100.5, frequency=0.2
+    ).schedule
+    assert schedule == Polynomial(7, 100, 1)
+    assert schedule.sparsity(107, 0.0, 0.9) == 0.9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"target_sparsity": 1.2}, "target_sparsity must lie from 0 to 1"),
+        ({"target_sparsity": None}, "target_sparsity must be a number, got None"),
+        ({"frequency": "100"}, "frequency must be a number, got '100'"),
+        ({"frequency": math.inf}, "frequency must be finite"),
+        ({"keywords_no_sparse": 3}, "keywords_no_sparse: expected a list of names"),
+        ({"special_sparsity_dict": ["a"]}, "special_sparsity_dict: expected a mapping"),
+        ({"special_sparsity_dict": {"a": "2:4"}}, r"special_sparsity_dict\['a'\] must be a number, got '2:4'"),
+        ({"sparse_block": [1]}, "sparse_block: expected a mapping"),
+        (
+            {"sparse_block": {"4d": [1, 4]}},
+            r"sparse_block\['4d'\]: expected a list of as many extents as axes, got \[1, 4\]",
+        ),
+        ({"sparse_block": {"4d": 4}}, r"sparse_block\['4d'\]: expected a list"),
+        ({"sparse_block": {"4d": [0, 1, 1, 1]}}, "every extent of the tile"),
+        ({"sparse_block": SPARSE_BLOCK, "granularity": "filter"}, "granularity and sparse_block .* give one"),
+        ({"enable_channel_balance": True, "granularity": "filter"}, "enable_channel_balance.* give one"),
+        ({"enable_channel_balance": "yes"}, "enable_channel_balance must be true or false"),
+        ({"resume": 1}, "resume must be true or false"),
+        ({"L1_regularization": -1.0}, "L1_regularization must be 0 or more"),
+        ({"L1_regularization": "yes"}, "L1_regularization must be a number"),
+        ({"init_sparsity": 3}, "init_sparsity must lie from 0 to 1"),
+        ({"target_sparsity": 0.9, "exponent": 0}, "exponent"),
+    ],
+)
+def test_bad_arguments_of_optimizers(arguments, message):
+    with pytest.raises(RecipeError, match=message):
+        from_optimizer_arguments(**arguments)
+
+
+# --- prune_ratio
+
+PRUNE_RATIO = """
+prune_ratio:
+  module.features.0.weight: 0.3
+  module.features.3.weight: 0.45
+  module.classifier.weight: 0.2
+"""
+VGG = {
+    "features.0.weight": (64, 3, 3, 3),
+    "features.0.bias": (64,),
+    "features.3.weight": (64, 64, 3, 3),
+    "features.7.weight": (128, 64, 3, 3),
+    "classifier.weight": (10, 512),
+}
+M4N2 = """
+prune_ratio:
+  module.features.3.weight: m4n2
+  module.features.7.weight: "m8n1"
+"""
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("listed", [False, True])
+def test_prune_ratio_with_and_without_prefix(wrapped, listed):
+    shapes = {("module." if wrapped else "") + name: shape for name, shape in VGG.items()}
+    recipe = Recipe.load(PRUNE_RATIO if listed else PRUNE_RATIO.replace("module.", ""))
+    assert [row.target for row in recipe.plan(shapes).pruned] == [0.3, 0.45, 0.2]
+    assert [row.name for row in recipe.plan(shapes).pruned] == [n for n in shapes if "7" not in n and "bias" not in n]
+    assert recipe.schedule == OneShot()
+
+
+def test_what_prune_ratio_leaves_out_stays_dense():
+    assert by_name(Recipe.load(PRUNE_RATIO), VGG)["features.7.weight"].reason == "not named in the recipe"
+
+
+def test_prune_ratio_names_misspelt():
+    with pytest.raises(
+        UnknownNameError, match=r"prune_ratio: 'module.features.1.weight' matches no parameter; did you mean"
+    ):
+        Recipe.load({"prune_ratio": {"module.features.1.weight": 0.3}}).plan(VGG)
+
+
+@pytest.mark.parametrize("prune_type", [None, "mn_prune"])
+def test_ratios_of_n_to_m(prune_type):
+    recipe = from_prune_ratio(yaml.safe_load(M4N2), prune_type)
+    assert recipe.layers == {
+        "module.features.3.weight": LayerRule(0.5, NM(2, 4)),
+        "module.features.7.weight": LayerRule(0.875, NM(1, 8)),
+    }
+    rows = by_name(recipe, VGG)
+    assert (rows["features.3.weight"].granularity, rows["features.3.weight"].target) == (NM(2, 4), 0.5)
+    assert (rows["features.7.weight"].granularity, rows["features.7.weight"].target) == (NM(1, 8), 0.875)
+
+
+def test_ratios_of_both_kinds():
+    recipe = Recipe.load("prune_ratio: {features.0.weight: 0.3, features.3.weight: m4n2}")
+    rows = by_name(recipe, VGG)
+    assert rows["features.0.weight"].granularity == Unstructured()
+    assert rows["features.3.weight"].granularity == NM(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("prune_type", "granularity"),
+    [
+        ("irre_prune", Unstructured()),
+        ("filter_prune", Filter()),
+        ("stripe_prune", Stripe()),
+        ("pat_prune", KernelPattern(5)),
+    ],
+)
+def test_prune_types(prune_type, granularity):
+    ratios = yaml.safe_load(PRUNE_RATIO)
+    recipe = from_prune_ratio(ratios, prune_type)
+    assert recipe.granularity == granularity
+    assert recipe == Recipe.load(PRUNE_RATIO + f"prune_type: {prune_type}\n")
+    assert recipe == from_prune_ratio(ratios["prune_ratio"], prune_type)
+    rows = by_name(recipe, VGG)
+    assert rows["features.3.weight"].granularity == granularity
+    misfit = granularity.misfit((10, 512))
+    assert rows["classifier.weight"].misfit is bool(misfit)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "zeros"), [(0.1, 4 / 9), (0.45, 4 / 9), (0.5, 0.5), (0.75, 0.75), (0.0, 0.0), (1.0, 1.0)]
+)
+def test_patterns_alone_below_one_half(ratio, zeros):
+    recipe = from_prune_ratio({"features.3.weight": ratio}, "pat_prune")
+    row = by_name(recipe, VGG)["features.3.weight"]
+    assert (row.target or 0.0) == zeros
+    if row.granularity:
+        kept = mask(np.random.default_rng(0).random(row.shape), row.granularity, row.target)
+        assert abs((1 - kept.mean()) - zeros) < 5 / kept.size
+
+
+def test_empty_prune_ratio_prunes_nothing():
+    for empty in ({"prune_ratio": {}}, {"prune_ratio": None}, {}):
+        assert not from_prune_ratio(empty).active
+        assert from_prune_ratio(empty).plan(VGG).pruned == ()
+
+
+@pytest.mark.parametrize(
+    ("mapping", "prune_type", "message"),
+    [
+        (
+            {"a": 0.5},
+            "irregular",
+            "prune_type 'irregular' is unknown; did you mean|prune_type 'irregular' is unknown; known: .*irre_prune",
+        ),
+        ({"a": 0.5}, "mn_prune", r"prune_ratio\['a'\]: mn_prune expects text such as 'm4n2', got 0.5"),
+        ({"a": "m4n2"}, "filter_prune", r"prune_ratio\['a'\]: expected a number for filter_prune, got 'm4n2'"),
+        ({"a": "filter"}, None, r"prune_ratio\['a'\]: expected a number for prune_ratio, got 'filter'"),
+        ({"a": "m2n4"}, None, "0 <= n <= m"),
+        ({"a": 1.5}, None, r"prune_ratio\['a'\] must lie from 0 to 1"),
+        ({"a": None}, None, r"prune_ratio\['a'\] must be a number, got None"),
+        ({"prune_ratio": [0.5]}, None, "prune_ratio: expected a mapping"),
+        (
+            {"prune_ratio": {"a": 0.5}, "prune_typ": "x"},
+            None,
+            "prune_ratio YAML: key 'prune_typ' is unknown; did you mean 'prune_type'",
+        ),
+    ],
+)
+def test_bad_prune_ratios(mapping, prune_type, message):
+    with pytest.raises(RecipeError, match=message):
+        from_prune_ratio(mapping, prune_type)
+
+
+# --- told apart by their keys
+
+
+def test_every_form_loads_unchanged(tmp_path):
+    every = dict.fromkeys(NET, 0.95)
+    forms = [
+        (every, from_prune_dict(every)),
+        ({"dense0_weight": 0.9, "conv0_weight": 0}, from_prune_dict({"dense0_weight": 0.9, "conv0_weight": 0})),
+        (
+            {"prune_dict": every, "pretrain_step": 0, "sparse_step": 480, "frequency": 12.5, "balance": "none"},
+            from_prune_dict(every, 0, 480, 12.5, balance="none"),
+        ),
+        ({"prune_dict": every, "fix_sparsity": True, "prune_device": "cpu"}, from_prune_dict(every, fix_sparsity=True)),
+        (
+            {"target_sparsity": 0.8, "frequency": 12.5, "special_sparsity_dict": {"fc.weight": 0.7}},
+            from_optimizer_arguments(target_sparsity=0.8, frequency=12.5, special_sparsity_dict={"fc.weight": 0.7}),
+        ),
+        ({"finetune": True}, from_optimizer_arguments(finetune=True)),
+        (
+            {"sparse_block": SPARSE_BLOCK, "target_sparsity": 0.8},
+            from_optimizer_arguments(sparse_block=SPARSE_BLOCK, target_sparsity=0.8),
+        ),
+        (yaml.safe_load(PRUNE_RATIO), from_prune_ratio(yaml.safe_load(PRUNE_RATIO))),
+        (yaml.safe_load(M4N2), from_prune_ratio(yaml.safe_load(M4N2))),
+        ({"sparsity": 0.9, "granularity": "bank:64"}, Recipe(0.9, BankBalanced(64))),
+        ({"restore_sparsity": True}, Recipe(restore_sparsity=True)),
+    ]
+    for mapping, recipe in forms:
+        plain = {k: {a: list(t) for a, t in v.items()} if v is SPARSE_BLOCK else v for k, v in mapping.items()}
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(plain), encoding="utf-8")
+        assert Recipe.load(mapping) == Recipe.load(path) == Recipe.load(path.read_text()) == recipe
+        assert Recipe.load(recipe.to_dict()) == recipe
+
+
+def test_loading_changes_no_mapping():
+    mapping = {"prune_dict": {"fc.weight": 0.9, "conv3.weight": 0.9}, "pretrain_step": 0}
+    recipe = Recipe.load(mapping)
+    recipe.plan(NET)
+    assert mapping == {"prune_dict": {"fc.weight": 0.9, "conv3.weight": 0.9}, "pretrain_step": 0}
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"target_sparsity": 0.9, "layers": {}}, r"\(arguments of a sparse optimizer\): key 'layers' is unknown"),
+        ({"target_sparsity": 0.9, "sparse_stp": 3}, "key 'sparse_stp' is unknown; did you mean 'sparse_step'"),
+        ({"target_sparsty": 0.9}, "key 'target_sparsty' is unknown; did you mean"),
+        ({"special_sparsity": {"a": 1}}, "key 'special_sparsity' is unknown"),
+        ({"fc.weight": 0.9, "sparsty": 0.9}, "key 'fc.weight' is unknown|key 'sparsty' is unknown"),
+        ({"fc.weight": "2:4"}, "key 'fc.weight' is unknown"),
+    ],
+)
+def test_mixed_or_misspelt_forms_are_refused(mapping, message):
+    with pytest.raises(RecipeError, match=message):
+        Recipe.load(mapping)
