@@ -1,0 +1,47 @@
+"""The adapters: each carries the core's decisions out in one framework, behind the same names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+BACKENDS: Mapping[str, str] = {
+    "pytorch": "mopruning.backends.pytorch",
+}
+"""Framework name -> module; a new framework is one folder and one line here."""
+
+
+class Pruning(Protocol):
+    """What `Prune` does in every framework."""
+
+    def prune(self) -> None:
+        """Count one optimizer update and zero what the masks leave out; call it after each update."""
+
+    def sparsity(self) -> tuple[dict[str, float], float]:
+        """Return the sparsity of each pruned parameter by name, and of all of them together."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, in types the framework's own checkpoints hold."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue in place where `state` was saved."""
+
+
+class Backend(Protocol):
+    """The public names that every adapter has."""
+
+    Prune: type[Pruning]
+    SparseOptimizer: type[Any]
+
+
+def load(name: str) -> Backend:
+    """Import an adapter by the framework's name.
+
+    Raises:
+        ValueError: If there is no adapter of that name.
+        ImportError: If the framework is not installed; the message says how to install it.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"no backend {name!r}; known backends: {', '.join(BACKENDS)}")
+    return importlib.import_module(BACKENDS[name])  # type: ignore[return-value]

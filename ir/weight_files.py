@@ -1,0 +1,151 @@
+"""Weight files without a graph: .safetensors and .npz, read and written without a framework."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from mopruning.errors import FormatError
+from mopruning.ir import npz, safetensors
+from mopruning.ir.atomic import atomic
+
+NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
+
+SUFFIXES = (".safetensors", ".npz")
+
+
+@dataclass
+class ArrayFile:
+    """The content of a weight file: everything needed to write it back as it was.
+
+    Args:
+        path: Where it was read from.
+        tensors: Every tensor by name, in the file's order.
+        metadata: Text by key, which .safetensors carries besides the tensors.
+        compressed: Whether an .npz archive was compressed.
+    """
+
+    path: Path
+    tensors: dict[str, NumPyArray]
+    metadata: dict[str, str] = field(default_factory=dict)
+    compressed: bool = False
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """Return the tied tensors: none, as these formats store every tensor by itself."""
+        return {}
+
+    @property
+    def ordered(self) -> bool:
+        """Whether tensors stand in the order of their network; .safetensors sorts them."""
+        return _suffix(self.path) == ".npz"
+
+    def weights(self) -> dict[str, NumPyArray]:
+        """Return every tensor by name; arrays may be read-only."""
+        return dict(self.tensors)
+
+    def replace(self, weights: Mapping[str, NumPyArray]) -> None:
+        """Take over new values in place, in memory only: the file stays as it is.
+
+        Args:
+            weights: Arrays by name, of the shape and dtype of those they replace.
+        """
+        for name, array in weights.items():
+            old = self.tensors[name]
+            if (array.shape, array.dtype) != (old.shape, old.dtype):
+                raise ValueError(f"{name}: expected {old.dtype} {old.shape}, got {array.dtype} {array.shape}")
+        self.tensors = {name: np.asarray(weights.get(name, old)) for name, old in self.tensors.items()}
+
+    def arrays(self) -> dict[str, NumPyArray]:
+        """Return every tensor, for a file of another format.
+
+        Raises:
+            FormatError: If another format would lose the metadata.
+        """
+        extra = sorted(self.metadata.keys() - {"format"})  # "format" names the library that wrote the file
+        if extra:
+            raise FormatError(
+                f"{self.path}: only .safetensors can hold its metadata ({', '.join(extra)}); write that format"
+            )
+        return dict(self.tensors)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a file of the same format, whole or not at all."""
+        _write(Path(path), _suffix(self.path), self.tensors, self.metadata, self.compressed)
+
+
+def open_weights(path: str | os.PathLike[str]) -> ArrayFile:
+    """Read a .safetensors or .npz file with all that belongs to it.
+
+    Raises:
+        FormatError: If the file is damaged, unsafe or of another format.
+        OSError: If it cannot be read.
+    """
+    file = Path(path)
+    if _suffix(file) == ".npz":
+        tensors, compressed = npz.read(file)
+        return ArrayFile(file, tensors, compressed=compressed)
+    tensors, metadata = safetensors.read(file)
+    return ArrayFile(file, tensors, metadata)
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, NumPyArray]:
+    """Read the tensors of a .safetensors or .npz file.
+
+    Nothing in the file is executed: pickled arrays are refused. The tensors of a .safetensors file are read-only
+    views of the mapped file. bfloat16 needs ml_dtypes.
+
+    Args:
+        path: A file; its suffix says the format.
+
+    Returns:
+        Arrays by name, in the file's order and with its dtypes.
+
+    Raises:
+        FormatError: If the file is damaged, unsafe or of another format; the message names file, tensor and check.
+        OSError: If it cannot be read.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "net.safetensors"
+    >>> write_weights(path, {"fc.weight": np.eye(2, dtype=np.float32)})
+    >>> read_weights(path)
+    {'fc.weight': array([[1., 0.],
+           [0., 1.]], dtype=float32)}
+    """
+    return open_weights(path).tensors
+
+
+def write_weights(path: str | os.PathLike[str], weights: Mapping[str, NumPyArray]) -> None:
+    """Write tensors to a .safetensors or .npz file, whole or not at all.
+
+    Args:
+        path: Where to; the suffix says the format. A file that is there is replaced.
+        weights: Arrays by name.
+
+    Raises:
+        FormatError: If the format cannot hold a tensor's dtype.
+        OSError: If the file cannot be written.
+    """
+    _write(Path(path), _suffix(Path(path)), weights, {}, compressed=False)
+
+
+def _write(
+    path: Path, suffix: str, tensors: Mapping[str, NumPyArray], metadata: Mapping[str, str], compressed: bool
+) -> None:
+    with atomic(path) as temporary:
+        if suffix == ".npz":
+            npz.write(temporary, tensors, compressed)
+        else:
+            safetensors.write(temporary, tensors, metadata)
+
+
+def _suffix(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise FormatError(f"{path}: expected a {' or '.join(SUFFIXES)} file, got suffix {suffix!r}")
+    return suffix
