@@ -1,0 +1,102 @@
+"""`mopruning demo`: train a small network on real digits, dense, then sparse, and show what came of it."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mopruning.counting import check_sparsity
+from mopruning.granularity import parse_granularity
+from mopruning.ir.atomic import atomic
+from mopruning.plots import TrainingCurve, save, training_summary
+from mopruning.report import sparsity as measure
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint and the plot; made if absent.")] = Path(
+        "mopruning-demo"
+    ),
+    sparsity: Annotated[float, typer.Option(help="Target share of zeros, 0 to 1.")] = 0.9375,
+    granularity: Annotated[str, typer.Option(help="Such as bank:64, 2:4, unstructured, filter.")] = "bank:64",
+    seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
+) -> None:
+    """Train a three-convolution network on handwritten digits and prune it on the way."""
+    from rich.console import Console
+
+    from mopruning.cli.progress import epochs
+
+    parse_granularity(granularity), check_sparsity(sparsity)  # a typing error should not cost a training
+    pytorch_demo = importlib.import_module("mopruning.backends.pytorch.demo")
+    torch = importlib.import_module("torch")
+    console = Console()
+    out.mkdir(parents=True, exist_ok=True)
+
+    with epochs(pytorch_demo.EPOCHS, console) as advance:
+        outcome = pytorch_demo.run(
+            sparsity,
+            granularity,
+            seed,
+            lambda so_far, epoch: advance(
+                f"accuracy {so_far.sparse_accuracy:.2%}  sparsity {so_far.progress.sparsity[-1]:.2%}", epoch
+            ),
+        )
+
+    checkpoint, picture = out / "digits-sparse.pth", out / "digits-sparse.png"
+    with atomic(checkpoint) as temporary:
+        torch.save(outcome.model.state_dict(), temporary)
+    save(_figure(outcome, granularity), picture)
+    console.print(_table(outcome))
+    loss = 100.0 * (outcome.dense_accuracy - outcome.sparse_accuracy)
+    console.print(
+        f"accuracy: dense {outcome.dense_accuracy:.2%} -> sparse {outcome.sparse_accuracy:.2%} "
+        f"({'loss' if loss > 0 else 'gain'} {abs(loss):.2f} points)\n"
+        f"sparsity of the pruned weights: {outcome.optimizer.pruner.sparsity:.4f} ({granularity})\n"
+        f"checkpoint: {checkpoint}\nplot: {picture}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _table(outcome: Any) -> Any:
+    """What happened to each parameter: how many zeros it has in the end, and why."""
+    from rich.table import Table
+
+    table = Table("parameter", "shape", "granularity")
+    table.add_column("zeros", justify="right")
+    table.add_column("sparsity", justify="right")
+    table.add_column("why")
+    report = {row.name: row for row in measure(outcome.model).rows}
+    for row in outcome.optimizer.plan.rows:
+        name, shape, granularity, _, reason = row.texts()
+        counted = report[name]
+        dense = row.granularity is None
+        table.add_row(
+            name,
+            shape,
+            granularity,
+            f"{counted.zeros:,}",
+            f"{counted.sparsity:.4f}",
+            reason,
+            style="dim" if dense else "",
+        )
+    return table
+
+
+def _figure(outcome: Any, granularity: str) -> Any:
+    curve = TrainingCurve(
+        outcome.progress.steps,
+        outcome.progress.sparsity,
+        outcome.progress.accuracy,
+        {"ramp starts": outcome.ramp_start, "target reached": outcome.ramp_end},
+    )
+    return training_summary(
+        curve,
+        outcome.model.conv2.weight.detach(),
+        title=f"Handwritten digits, {granularity}: dense {outcome.dense_accuracy:.2%}, "
+        f"sparse {outcome.sparse_accuracy:.2%} of the test images",
+        name="conv2.weight",
+        bank=getattr(parse_granularity(granularity), "bank", 0),
+    )
