@@ -1,0 +1,320 @@
+"""The pruner: the state machine that says, step by step, which weights to keep."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mopruning.allocation import ALLOCATIONS
+from mopruning.arrays import Array, host_view, like, namespace
+from mopruning.batchnorm import scale_names
+from mopruning.errors import StateError
+from mopruning.masks import mask
+from mopruning.names import Names
+from mopruning.packing import pack, unpack
+from mopruning.plan import Plan, PlanRow
+from mopruning.scores import SCORES, bn_scale, fpgm, random
+
+STATE_VERSION = 1
+
+
+class Pruner:
+    """Every rule of time: when masks change, how sparse they are then, what survives a restart.
+
+    An adapter calls `step` once after each optimizer update and zeroes the weights that the current masks
+    leave out; it decides nothing itself.
+
+    Args:
+        plan: What happens to every parameter.
+        weights: The parameters at the start, canonical, by name. Needed only where the recipe says
+            `restore_sparsity` or `fix_sparsity`: the zeros they hold become the first masks.
+
+    Attributes:
+        plan: The plan.
+        steps: Optimizer updates counted so far.
+        masks: Current mask of each pruned parameter (bool, canonical, True = keep); empty before the first update.
+        observed: Scores made of weights and gradients, accumulated so far, by name.
+
+    Raises:
+        StateError: If the recipe continues from existing zeros and `weights` is missing.
+
+    >>> from mopruning import Recipe
+    >>> weights = {"fc": np.array([[4.0, -1.0, 3.0, 2.0]])}
+    >>> pruner = Pruner(Recipe(sparsity=0.5).plan({"fc": (1, 4)}))
+    >>> pruner.step(weights)["fc"].astype(int)
+    array([[1, 0, 1, 0]])
+    >>> pruner.step(weights) is None
+    True
+    """
+
+    def __init__(self, plan: Plan, weights: Mapping[str, Array] | None = None) -> None:
+        self.steps = 0
+        self.masks: dict[str, Array] = {}
+        self._last_update = -1
+        self._initial: dict[str, float] = {}
+        self.observed: dict[str, Array] = {}
+        self.replan(plan, weights)
+
+    def replan(self, plan: Plan, weights: Mapping[str, Array] | None = None) -> None:
+        """Take over a plan in place: parameters known before keep their masks, new ones start at the next update."""
+        self.plan = plan
+        self._rows = {row.name: row for row in plan.pruned}
+        self._scales = scale_names(plan) if plan.recipe.score == "bn_scale" else {}
+        recipe = plan.recipe
+        if not (recipe.restore_sparsity or recipe.fix_sparsity):
+            return
+        if weights is None:
+            raise StateError("restore_sparsity and fix_sparsity read the masks off the weights: pass weights to Pruner")
+        for name in self._rows.keys() - self.masks.keys():
+            self.masks[name] = weights[name] != 0
+            self._initial[name] = 1.0 - _count(self.masks[name]) / max(1, math.prod(self._rows[name].shape))
+
+    @property
+    def wants_gradients(self) -> bool:
+        """Whether `observe` should see the gradients of the coming update."""
+        score = SCORES[self.plan.recipe.score]
+        if not score.gradients or self._finished:
+            return False
+        return score.accumulates or self._due(self.steps + 1) is not None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros over all pruned parameters by the current masks; 0 before the first update."""
+        total = sum(math.prod(row.shape) for row in self._rows.values())
+        return sum(math.prod(m.shape) - _count(m) for m in self.masks.values()) / total if total else 0.0
+
+    def observe(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
+        """Note weights and gradients for scores made of both; call it before the optimizer update.
+
+        Args:
+            weights: Canonical weights by name.
+            gradients: Canonical gradients by name; a parameter without one is passed over.
+        """
+        score = SCORES[self.plan.recipe.score]
+        for name in self._rows:
+            if name in gradients:
+                value = score.function(weights[name], gradients[name])
+                known = self.observed.get(name) if score.accumulates else None
+                self.observed[name] = value if known is None else known + value
+
+    def step(self, weights: Mapping[str, Array]) -> Mapping[str, Array] | None:
+        """Count one optimizer update; return the new masks where this step changes them, else None.
+
+        Args:
+            weights: Canonical weights by name, after the update; read only at steps that change masks.
+
+        Raises:
+            WeightError: If a weight is NaN or infinite.
+            StateError: If the score needs gradients and none were observed.
+        """
+        self.steps += 1
+        update = self._due(self.steps)
+        if update is None:
+            return None
+        self.masks = self._decide(weights, update)
+        self._last_update = update  # only now: an update that failed is still due
+        if not SCORES[self.plan.recipe.score].accumulates:
+            self.observed = {}
+        return self.masks
+
+    def _due(self, step: int) -> int | None:
+        if self.plan.recipe.fix_sparsity or not self._rows:
+            return None
+        update = self.plan.recipe.schedule.latest_update(self._last_update, step)
+        return self._last_update if update is None and self._late else update
+
+    @property
+    def _late(self) -> bool:
+        """Whether parameters joined after a mask update, so that it is to be done again for them."""
+        return self._last_update >= 0 and not self._rows.keys() <= self.masks.keys()
+
+    @property
+    def _finished(self) -> bool:
+        """Whether masks will not change any more."""
+        recipe = self.plan.recipe
+        return recipe.fix_sparsity or not self._rows or (self._last_update >= recipe.schedule.end and not self._late)
+
+    def _decide(self, weights: Mapping[str, Array], update: int) -> dict[str, Array]:
+        recipe = self.plan.recipe
+        wanted = {
+            name: self._ramped(update, self._initial.get(name, recipe.initial_sparsity), row.target)
+            for name, row in self._rows.items()
+            if row.target is not None
+        }
+        shared = {name: row for name, row in self._rows.items() if row.target is None}
+        if shared:
+            sizes = {name: math.prod(row.shape) for name, row in shared.items()}
+            zeros = sum(self._initial.get(name, recipe.initial_sparsity) * size for name, size in sizes.items())
+            target = recipe.sparsity or 0.0
+            reached = self._ramped(update, zeros / max(1, sum(sizes.values())), target)
+            # Layers are ranked against each other, so what is pruned in one must rank below what lives in any.
+            floor = min(self._floor(self.observed.get(name)) for name in shared)
+            wanted |= ALLOCATIONS[recipe.allocation].function(
+                _Lazy(shared, lambda name: self._ranked(name, weights, floor)),
+                {name: _granularity(row) for name, row in shared.items()},
+                reached,
+                recipe.min_sparsity * min(1.0, reached / target if target else 1.0),  # the bound rises with the ramp
+                max(recipe.max_sparsity, reached),
+            )
+        return {
+            name: mask(self._ranked(name, weights), _granularity(row), wanted[name], name=name)
+            for name, row in self._rows.items()
+        }
+
+    def _ramped(self, update: int, initial: float, target: float) -> float:
+        return self.plan.recipe.schedule.sparsity(update, initial, max(initial, target))
+
+    def _score(self, name: str, weights: Mapping[str, Array]) -> Array:
+        """Score one parameter."""
+        kind = self.plan.recipe.score
+        if SCORES[kind].gradients:
+            if name not in self.observed:
+                raise StateError(
+                    f"score {kind!r} needs the gradient of {name}, and none was observed: run backward() before the "
+                    "update, or use score='magnitude'"
+                )
+            return self.observed[name]
+        if kind == "bn_scale":
+            return bn_scale(weights[name], weights[self._scales[name]])
+        if kind == "random":
+            return random(weights[name], self.plan.recipe.seed, name)
+        if kind == "fpgm":
+            return fpgm(weights[name], name=name)
+        return SCORES[kind].function(weights[name])
+
+    def _ranked(self, name: str, weights: Mapping[str, Array], floor: float | None = None) -> Array:
+        """Score one parameter; what is pruned already ranks below everything alive."""
+        score = self._score(name, weights)
+        if self.plan.recipe.score == "magnitude" or name not in self.masks or not math.prod(score.shape):
+            return score  # a pruned weight is 0, which is the least magnitude there is
+        alive = self.masks[name]
+        alive = like(alive, score) if isinstance(alive, np.ndarray) else alive
+        return namespace(score).where(alive, score, self._floor(score) if floor is None else floor)
+
+    def _floor(self, score: Array | None) -> float:
+        """Return a number below all of a parameter's scores, of their magnitude, so that sums keep their precision."""
+        if score is None or not SCORES[self.plan.recipe.score].accumulates or not math.prod(score.shape):
+            return -1.0  # all other scores are 0 or more
+        return 2.0 * min(float(namespace(score).min(score)), 0.0) - 1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a resumed run needs: numbers, text and NumPy arrays only.
+
+        Returns:
+            "version", "steps", "last_update", "plan" (`Plan.to_dict`), "initial" (sparsity at the start by name),
+            "masks" (bits by name, see `mopruning.packing`) and "observed" (accumulated scores by name).
+        """
+        return {
+            "version": STATE_VERSION,
+            "steps": self.steps,
+            "last_update": self._last_update,
+            "plan": self.plan.to_dict(),
+            "initial": dict(self._initial),
+            "masks": {name: pack(_numpy(m)) for name, m in self.masks.items()},
+            "observed": {name: _numpy(score) for name, score in self.observed.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue in place where `state` was saved; masks come back as NumPy arrays.
+
+        Raises:
+            StateError: If the state is of another plan (the message lists what differs), damaged, or of a
+                newer version; nothing is changed then.
+        """
+        self._load(self.checked(state))
+
+    def checked(self, state: Mapping[str, Any]) -> _State:
+        """Return what a saved state says, or raise StateError where it is not one of this plan; nothing is changed."""
+        if not isinstance(state, Mapping):
+            raise StateError(f"pruner state must be what Pruner.state_dict() returned, got {type(state).__name__}")
+        missing = {"version", "steps", "last_update", "plan", "initial", "masks", "observed"} - set(state)
+        if missing:
+            raise StateError(f"pruner state lacks {', '.join(sorted(missing))}: was it saved by Pruner.state_dict()?")
+        if state["version"] != STATE_VERSION:
+            raise StateError(
+                f"pruner state has version {state['version']}, this mopruning reads {STATE_VERSION}: upgrade it"
+            )
+        state = self._renamed(state)
+        differences = self.plan.difference(state["plan"])
+        if differences:
+            shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+            raise StateError(f"pruner state belongs to another plan: {shown}")
+        strange = [name for key in ("masks", "observed", "initial") for name in state[key] if name not in self._rows]
+        if strange:
+            raise StateError(f"pruner state is damaged: it holds {', '.join(strange)}, which its plan does not prune")
+        return _State(
+            steps=int(state["steps"]),
+            last_update=int(state["last_update"]),
+            initial={name: float(share) for name, share in state["initial"].items()},
+            masks={name: unpack(bits, self._rows[name].shape, name) for name, bits in state["masks"].items()},
+            observed=dict(state["observed"]),
+        )
+
+    def _renamed(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state under this network's names: a wrapper's `module.` or `_orig_mod.` may differ from then."""
+        here = Names(row.name for row in self.plan.rows)
+
+        def own(name: Any) -> Any:
+            found, _ = here.find(name) if isinstance(name, str) else ([], False)
+            return found[0] if len(found) == 1 else name
+
+        result = dict(state)
+        for key in ("masks", "initial", "observed"):
+            if isinstance(state[key], Mapping):
+                result[key] = {own(name): value for name, value in state[key].items()}
+        if isinstance(state["plan"], Mapping) and isinstance(state["plan"].get("rows"), list):
+            rows = [{**row, "name": own(row.get("name"))} for row in state["plan"]["rows"] if isinstance(row, Mapping)]
+            result["plan"] = {**state["plan"], "rows": rows}
+        return result
+
+    def _load(self, state: _State) -> None:
+        self.steps, self._last_update, self._initial = state.steps, state.last_update, state.initial
+        self.masks, self.observed = dict(state.masks), dict(state.observed)
+
+
+@dataclass(frozen=True)
+class _State:
+    """A saved state that was found to fit."""
+
+    steps: int
+    last_update: int
+    initial: dict[str, float]
+    masks: dict[str, np.ndarray[Any, Any]]
+    observed: dict[str, Array]
+
+
+class _Lazy(Mapping[str, Array]):
+    """Scores by name, computed each time one is looked up: a network's scores never stand in memory together."""
+
+    def __init__(self, names: Mapping[str, Any], compute: Any) -> None:
+        self._names, self._compute = names, compute
+
+    def __getitem__(self, name: str) -> Array:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _granularity(row: PlanRow) -> Any:
+    assert row.granularity is not None  # Plan.pruned holds no other
+    return row.granularity
+
+
+def _count(mask: Array) -> int:
+    if isinstance(mask, np.ndarray):
+        return int(np.count_nonzero(mask))
+    xp = namespace(mask)
+    return int(xp.sum(xp.astype(mask, xp.int64)))
+
+
+def _numpy(array: Array) -> np.ndarray[Any, Any]:
+    view = host_view(array)
+    return view if view is not None else np.asarray(array.cpu() if hasattr(array, "cpu") else array)
