@@ -24,4 +24,4 @@ class CheckoutFinder(MetaPathFinder):
         return spec_from_file_location(fullname, folder / "__init__.py", submodule_search_locations=[str(folder)])
 
 
-sys.meta_path.append(CheckoutFinder())
+sys.meta_path.insert(0, CheckoutFinder())  # before the finder of an editable install of another checkout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 BACKENDS: Mapping[str, str] = {
     "pytorch": "mopruning.backends.pytorch",
@@ -44,4 +44,4 @@ def load(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise ValueError(f"no backend {name!r}; known backends: {', '.join(BACKENDS)}")
-    return importlib.import_module(BACKENDS[name])  # type: ignore[return-value]
+    return cast(Backend, importlib.import_module(BACKENDS[name]))

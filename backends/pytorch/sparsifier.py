@@ -1,0 +1,200 @@
+"""The link between a pruner and PyTorch tensors, shared by `Prune` and the sparse optimizers."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mopruning.backends.pytorch.weights import Eraser, Layout, Named, Weights
+from mopruning.errors import RecipeError
+from mopruning.names import Names, check_choice
+from mopruning.plan import Plan
+from mopruning.pruner import Pruner
+from mopruning.recipe import Recipe
+
+
+class Sparsifier:
+    """Carries out in PyTorch what a `Pruner` decides.
+
+    Args:
+        weights: The parameters.
+        recipe: What to prune.
+        mask_device: "default" computes masks where the parameter lies, "cpu" on the host, which is slower but
+            needs no memory of the accelerator.
+
+    Attributes:
+        weights: The parameters.
+        recipe: What to prune.
+        pruner: The state machine.
+
+    Raises:
+        RecipeError: If `mask_device` is neither, or the recipe does not fit the parameters.
+    """
+
+    def __init__(self, weights: Weights, recipe: Recipe, mask_device: Literal["default", "cpu"] = "default") -> None:
+        check_choice(mask_device, ("default", "cpu"), "prune_device")
+        self.weights = weights
+        self.recipe = recipe
+        self._on_host = mask_device == "cpu"
+        self._seen: Mapping[str, Tensor] = _OnHost(self.weights) if self._on_host else self.weights
+        self.pruner = Pruner(self._plan(), self._seen)
+        self._erasers: dict[str, Eraser] = {}
+        if recipe.l1 and not self.pruner.plan.pruned:
+            warnings.warn("the L1 penalty acts on the parameters to be pruned, and there are none", stacklevel=2)
+        self.load_masks()
+
+    def _plan(self) -> Plan:
+        return self._untied().plan(self.weights.shapes, self.weights.frozen)
+
+    def _untied(self) -> Recipe:
+        """Return the recipe with every further name of a tied parameter replaced by its first one."""
+        if not self.weights.aliases:
+            return self.recipe
+        own, further = Names(self.weights), Names(self.weights.aliases)
+
+        def first(key: str) -> str:
+            found, exact = ([], False) if own.find(key)[0] else further.find(key)
+            return self.weights.aliases[found[0]] if exact else key
+
+        layers: dict[str, Any] = {}
+        for key, rule in self.recipe.layers.items():
+            if layers.setdefault(first(key), rule) != rule:
+                raise RecipeError(f"{self.recipe.layers_from}: {key!r} is tied to {first(key)!r}; give them one rule")
+        scales = {first(weight): first(scale) for weight, scale in self.recipe.bn_scales.items()}
+        return replace(self.recipe, layers=layers, skip=tuple(map(first, self.recipe.skip)), bn_scales=scales)
+
+    def extend(self, source: Named, layouts: Mapping[int, Layout] | None = None) -> None:
+        """Take further parameters in, in place; their masks start at the next update."""
+        self.weights.extend(source, layouts=layouts)
+        self.pruner.replan(self._plan(), self._seen)
+        self.load_masks()
+
+    @property
+    def pruning(self) -> bool:
+        """Whether masks are in force."""
+        return bool(self._erasers)
+
+    def load_masks(self) -> None:
+        """Bring the pruner's current masks into force in place and zero the weights they leave out."""
+        self._erasers = {}
+        for name, mask in self.pruner.masks.items():
+            keep = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
+            self._erasers[name] = self.weights.eraser(name, keep)
+        self.erase_weights()
+
+    def observe(self, scale: Tensor | float = 1.0) -> None:
+        """Show the pruner weights and gradients, where its score is made of both.
+
+        Args:
+            scale: What the gradients were multiplied by (loss scaling).
+        """
+        if self.pruner.wants_gradients:
+            gradients = self.weights.gradients()
+            if isinstance(scale, Tensor) or scale != 1.0:
+                gradients = {name: gradient / scale for name, gradient in gradients.items()}
+            if self._on_host:
+                gradients = {name: gradient.cpu() for name, gradient in gradients.items()}
+            self.pruner.observe(self._seen, gradients)
+
+    def penalise(self, scale: Tensor | float = 1.0) -> None:
+        """Add the gradient of the L1 penalty to the gradients of all parameters to be pruned in place.
+
+        A sparse gradient becomes dense by it.
+
+        Args:
+            scale: What the gradients were multiplied by (loss scaling).
+        """
+        if self.recipe.l1:
+            for row in self.pruner.plan.pruned:
+                parameter = self.weights.parameters[row.name]
+                if parameter.grad is None:
+                    continue
+                penalty = parameter.detach().sign().mul_(self.recipe.l1 * scale)
+                if parameter.grad.is_sparse:
+                    parameter.grad = penalty.add_(parameter.grad.detach())
+                else:
+                    parameter.grad.detach().add_(penalty)
+
+    def step(self) -> bool:
+        """Count one update; return whether it changed the masks, which are then in force."""
+        if self.pruner.step(self._seen) is None:
+            return False
+        self.load_masks()
+        return True
+
+    def erase_weights(self) -> None:
+        """Zero every pruned weight in place."""
+        for name, eraser in self._erasers.items():
+            eraser.erase(self.weights.parameters[name])
+
+    def erase_gradients(self) -> None:
+        """Zero the gradient of every pruned weight in place."""
+        for name, eraser in self._erasers.items():
+            gradient = self.weights.parameters[name].grad
+            if gradient is not None:
+                eraser.erase(gradient)
+
+    def erase_state(self, state: Mapping[Tensor, Mapping[str, Any]]) -> None:
+        """Zero optimizer state at pruned positions in place: every tensor shaped like its parameter."""
+        for name, eraser in self._erasers.items():
+            for value in state.get(self.weights.parameters[name], {}).values():
+                if eraser.fits(value):
+                    eraser.erase(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the pruner's state with tensors for arrays, so that `torch.load(weights_only=True)` reads it."""
+        state: dict[str, Any] = self.pruner.state_dict()
+        return {
+            key: _map_arrays(value, lambda array: torch.from_numpy(array.copy()), np.ndarray)
+            for key, value in state.items()
+        }
+
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Raise StateError where `load_state_dict` would."""
+        self.pruner.checked(_with_numpy(state))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue in place where `state` was saved, and zero the weights its masks leave out.
+
+        Raises:
+            StateError: If the state belongs to another plan or is damaged; nothing is changed then.
+        """
+        self.pruner.load_state_dict(_with_numpy(state))
+        for name, score in self.pruner.observed.items():
+            device = "cpu" if self._on_host else self.weights.parameters[name].device
+            self.pruner.observed[name] = torch.from_numpy(score).to(device)
+        self.load_masks()
+
+
+def _with_numpy(state: Any) -> Any:
+    """Return a saved state with NumPy arrays, as the pruner knows it, for tensors."""
+    return _map_arrays(state, lambda value: value.cpu().numpy(), Tensor)
+
+
+class _OnHost(Mapping[str, Tensor]):
+    """Weights whose values are fetched to the host as they are looked up."""
+
+    def __init__(self, weights: Weights) -> None:
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights[name].cpu()
+
+    def __iter__(self) -> Any:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def _map_arrays(tree: Any, change: Any, kind: type) -> Any:
+    """Return a copy of nested dictionaries with every value of type `kind` changed."""
+    if isinstance(tree, Mapping):
+        return {key: _map_arrays(value, change, kind) for key, value in tree.items()}
+    return change(tree) if isinstance(tree, kind) else tree

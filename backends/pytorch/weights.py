@@ -1,0 +1,216 @@
+"""Parameters of a PyTorch network as the core sees them: names, canonical views, and erasing by mask."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mopruning.errors import RecipeError
+
+Named: TypeAlias = "nn.Module | Iterable[tuple[str, Tensor]]"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a parameter lies in its module, against the canonical [out, in, *kernel].
+
+    Args:
+        groups: For a transposed convolution, [in, out / groups, *kernel] with the inputs of each group together, its
+            groups; 0 for all that is canonical as it is.
+
+    >>> Layout(groups=2).to_canonical(torch.empty(6, 5, 3, 3)).shape
+    torch.Size([10, 3, 3, 3])
+    """
+
+    groups: int = 0
+
+    def to_canonical(self, tensor: Tensor) -> Tensor:
+        """Return a native tensor as a canonical one; a view wherever strides can express it."""
+        return self._swapped(tensor)
+
+    def to_native(self, tensor: Tensor) -> Tensor:
+        """Return a canonical tensor as a native one, the inverse."""
+        return self._swapped(tensor)
+
+    def _swapped(self, tensor: Tensor) -> Tensor:
+        """Swap the channels of each group, which undoes itself."""
+        if self.groups < 2:
+            return tensor.transpose(0, 1) if self.groups else tensor
+        inputs, outputs, *kernel = tensor.shape
+        split = tensor.reshape(self.groups, inputs // self.groups, outputs, *kernel)
+        return split.transpose(1, 2).reshape(self.groups * outputs, inputs // self.groups, *kernel)
+
+
+def layout_of(module: nn.Module | None, attribute: str) -> Layout:
+    """Return the layout of a module's parameter.
+
+    Convolutions, linear layers, the stacked gates of LSTM and GRU, and the joined projections of
+    MultiheadAttention are canonical as they are; an Embedding is read as [rows, features]. Transposed
+    convolutions have their channels swapped.
+    """
+    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) and attribute == "weight":
+        return Layout(module.groups)
+    return Layout()
+
+
+def module_of(source: object) -> nn.Module | None:
+    """Return the module that parameters come from: itself, or that of an unused `module.named_parameters()`.
+
+    Names alone do not tell how a weight lies. The generators that `named_parameters` and `parameters` return know
+    their module (in torch 2.13); of a list made of them nothing is known.
+    """
+    if isinstance(source, GeneratorType):
+        source = inspect.getgeneratorlocals(source).get("self")
+    return source if isinstance(source, nn.Module) else None
+
+
+def layouts_of(modules: Iterable[nn.Module]) -> dict[int, Layout]:
+    """Return the layout of every parameter of some modules by its identity (`id`)."""
+    return {
+        id(parameter): layout_of(module, attribute)
+        for root in modules
+        for module in root.modules()
+        for attribute, parameter in module.named_parameters(recurse=False, remove_duplicate=False)
+    }
+
+
+class Weights(Mapping[str, Tensor]):
+    """Parameters by name, each seen as a canonical, detached tensor that shares its memory.
+
+    Args:
+        source: A module, or (name, parameter) pairs, such as `model.named_parameters()`.
+        only: Identities (`id`) of the parameters to take; all where None. The others are put aside, and known by
+            their name should they come later.
+        layouts: How parameters lie, by identity, where `source` does not tell; others are taken as canonical.
+
+    Attributes:
+        parameters: Native parameters by name; a tied parameter stands under its first name.
+        aliases: Further names of tied parameters -> their first name.
+
+    Raises:
+        RecipeError: If two parameters have the same name.
+    """
+
+    def __init__(
+        self, source: Named, only: Collection[int] | None = None, layouts: Mapping[int, Layout] | None = None
+    ) -> None:
+        self.parameters: dict[str, Tensor] = {}
+        self.aliases: dict[str, str] = {}
+        self._layouts: dict[str, Layout] = {}
+        self._aside: dict[str, tuple[Tensor, Layout]] = {}
+        self.extend(source, only, layouts)
+
+    def extend(
+        self, source: Named, only: Collection[int] | None = None, layouts: Mapping[int, Layout] | None = None
+    ) -> None:
+        """Add parameters in place; one that is there already is passed over."""
+        module = module_of(source)
+        known = {**(layouts or {}), **({} if module is None else layouts_of([module]))}
+        named = source.named_parameters(remove_duplicate=False) if isinstance(source, nn.Module) else source
+        first = {id(parameter): name for name, parameter in self.parameters.items()}
+        aside = {id(parameter): name for name, (parameter, _) in reversed(self._aside.items())}
+        for name, parameter in named:
+            layout = known.get(id(parameter), Layout())
+            if id(parameter) in first:
+                if first[id(parameter)] != name and name not in self.parameters:
+                    self.aliases[name] = first[id(parameter)]
+                continue
+            if only is not None and id(parameter) not in only:
+                self._aside.setdefault(name, (parameter, layout))
+                continue
+            if id(parameter) in aside:
+                name = aside[id(parameter)]
+                layout = self._aside.pop(name)[1]
+            if name in self.parameters:
+                raise RecipeError(
+                    f"two parameters are called {name!r}; give them names of their own, "
+                    "such as [(f'encoder.{name}', p) for name, p in encoder.named_parameters()]"
+                )
+            first[id(parameter)] = name
+            self.parameters[name] = parameter
+            self._layouts[name] = layout
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._layouts[name].to_canonical(self.parameters[name].detach())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.parameters)
+
+    def __len__(self) -> int:
+        return len(self.parameters)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical shapes by name."""
+        return {name: tuple(self[name].shape) for name in self}
+
+    @property
+    def frozen(self) -> Collection[str]:
+        """Names of parameters that do not train."""
+        return [name for name, parameter in self.parameters.items() if not parameter.requires_grad]
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Return the canonical gradients of all parameters that have one; sparse ones are spread out."""
+        return {
+            name: self._layouts[name].to_canonical(_dense(parameter.grad.detach()))
+            for name, parameter in self.parameters.items()
+            if parameter.grad is not None
+        }
+
+    def eraser(self, name: str, mask: Tensor) -> Eraser:
+        """Return what zeroes a parameter, or any tensor laid out like it, where the canonical `mask` is False."""
+        return Eraser(self.parameters[name], self._layouts[name].to_native(mask))
+
+
+class Eraser:
+    """Zeroes the pruned positions of tensors that are laid out like one parameter.
+
+    On a CPU this is a bitwise AND with all-ones or all-zeros words, three times as fast as a product with a bool
+    mask, and unlike any product it turns NaN, infinity and negative numbers into +0. Elsewhere it is a masked
+    fill, which reads a quarter of the bytes.
+
+    Args:
+        parameter: The parameter.
+        keep: Bool tensor of its native shape, True = keep.
+    """
+
+    def __init__(self, parameter: Tensor, keep: Tensor) -> None:
+        like = parameter.detach()
+        words = _WORDS.get(like.element_size()) if like.device.type == "cpu" and like.is_floating_point() else None
+        self._words = words
+        self._mask = torch.empty_like(like, dtype=words or torch.bool)  # keeps the memory format of the parameter
+        if words:
+            self._mask.copy_(keep).neg_()
+        else:
+            self._mask.copy_(keep.to(like.device)).logical_not_()
+
+    def erase(self, tensor: Tensor) -> None:
+        """Zero the pruned positions of `tensor`, dense or sparse (COO), in place."""
+        tensor = tensor.detach()
+        if tensor.is_sparse:  # zeroing each entry also holds where several add up to one position
+            self._erase(tensor._values(), self._mask[tuple(tensor._indices())])
+        else:
+            self._erase(tensor, self._mask)
+
+    def _erase(self, tensor: Tensor, mask: Tensor) -> None:
+        if self._words and tensor.element_size() == mask.element_size():
+            tensor.view(self._words).bitwise_and_(mask)
+        else:
+            tensor.masked_fill_(mask == 0 if self._words else mask, 0)
+
+    def fits(self, tensor: object) -> bool:
+        """Tell whether `tensor` has the shape of the parameter."""
+        return isinstance(tensor, Tensor) and tensor.shape == self._mask.shape
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.to_dense() if tensor.is_sparse else tensor
+
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
