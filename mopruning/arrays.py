@@ -15,7 +15,7 @@ Array: TypeAlias = Any
 def namespace(array: Array) -> ModuleType:
     """Return the array-API namespace of `array`, or raise TypeError naming what was passed."""
     try:
-        return array_api_compat.array_namespace(array)  # type: ignore[no-any-return]
+        return array_api_compat.array_namespace(array)
     except TypeError:
         raise TypeError(
             f"expected an array (NumPy, torch or another library of the Python array API), got {type(array).__name__}; "

@@ -68,8 +68,9 @@ def check_finite(scores: Array, name: str | None) -> None:
         raise WeightError(f"{name or 'scores'}: {scores.dtype} values cannot be ranked; expected real numbers")
     if all_finite(scores):
         return
-    nans, total = int(xp.sum(xp.isnan(scores))), math.prod(scores.shape)
-    infinite = total - nans - int(xp.sum(xp.isfinite(scores)))
+    total = math.prod(scores.shape)
+    nans = int(xp.sum(xp.astype(xp.isnan(scores), xp.int64)))
+    infinite = total - nans - int(xp.sum(xp.astype(xp.isfinite(scores), xp.int64)))
     raise WeightError(
         f"{name or 'scores'}: {nans} NaN and {infinite} infinite of {total} values, which cannot be ranked; "
         "did training diverge (learning rate, loss scale)?"

@@ -232,6 +232,8 @@ def test_granularity_of_choice():
 
 
 def test_the_other_arguments():
+    assert from_optimizer_arguments(granularity="2:4").sparsity == 0.5  # N:M says by itself how sparse it is
+    assert not from_optimizer_arguments(granularity="2:4", target_sparsity=0.0).active
     assert from_optimizer_arguments(init_sparsity=0.25, target_sparsity=0.5).initial_sparsity == 0.25
     assert from_optimizer_arguments(L1_regularization=True).l1 == 1e-5
     assert from_optimizer_arguments(L1_regularization=True).active
@@ -290,7 +292,7 @@ def test_fractions_of_steps_are_cut_off():
     ("arguments", "message"),
     [
         ({"target_sparsity": 1.2}, "target_sparsity must lie from 0 to 1"),
-        ({"target_sparsity": None}, "target_sparsity must be a number, got None"),
+        ({"target_sparsity": "much"}, "target_sparsity must be a number, got 'much'"),
         ({"frequency": "100"}, "frequency must be a number, got '100'"),
         ({"frequency": math.inf}, "frequency must be finite"),
         ({"keywords_no_sparse": 3}, "keywords_no_sparse: expected a list of names"),

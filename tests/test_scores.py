@@ -290,7 +290,8 @@ def test_what_cannot_be_ranked_is_refused_by_name(function, bad, torch, device):
 def test_nan_passes_through_the_other_scores_so_that_the_mask_names_it():
     weights = W.copy()
     weights[0, 0, 0, 0] = np.nan
-    with warnings.catch_warnings(action="error"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         for score in (magnitude(weights), movement(weights, G), taylor(weights, G), wanda(weights, NORMS)):
             with pytest.raises(WeightError, match="conv: 1 NaN and 0 infinite of 216"):
                 mask(score, "unstructured", 0.5, name="conv")

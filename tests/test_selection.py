@@ -55,6 +55,16 @@ def test_portable_keep_largest_is_the_head_of_a_sort(data):
     assert np.concatenate([np.asarray(mark) for mark in marks]).tolist() == slow_keep(scores, keep)
 
 
+@pytest.mark.parametrize("size", [50, 20_000])
+def test_a_key_ranks_like_an_array_of_its_values(size):
+    values = np.round(np.random.default_rng(size).standard_normal(size) * 8)
+    parts, strict = split(values, [size // 3, size - size // 3]), array_api_strict.asarray(values)
+    for keep in (0, 1, size // 3, size - 1, size):
+        expected = stable_keep(np.abs(values), keep)
+        np.testing.assert_array_equal(np.concatenate(keep_largest(parts, keep, np.abs)), expected)
+        np.testing.assert_array_equal(np.asarray(keep_largest([strict], keep, array_api_strict.abs)[0]), expected)
+
+
 @given(st.data())
 def test_groups_keep_the_head_of_a_sort_each(data):
     shape = data.draw(st.tuples(st.integers(0, 4), st.integers(1, 20), st.integers(1, 3)))
@@ -136,6 +146,15 @@ def test_content_that_misleads_the_sample(content, size):
         np.testing.assert_array_equal(whole[0], expected, err_msg=f"keep {keep}")
         parts = keep_largest(split(scores, [size // 3, 0, 5, size - size // 3 - 5]), keep)
         np.testing.assert_array_equal(np.concatenate(parts), expected, err_msg=f"keep {keep} in parts")
+
+
+@pytest.mark.parametrize("stride", [3, 5, 7, 9, 11, 13, 17, 25, 27, 31, 51, 63, 101, 127])
+def test_content_in_step_with_a_sample_of_any_stride(stride):
+    index = np.arange(20_000)
+    on_stride, noise = index % stride == 0, np.random.default_rng(stride).standard_normal(index.size)
+    for scores in (np.where(on_stride, 0, noise), np.where(on_stride, noise, 0), np.where(on_stride, 9, -9) + noise):
+        for keep in (100, 10_000, 19_900):
+            np.testing.assert_array_equal(keep_largest([scores], keep)[0], stable_keep(scores, keep))
 
 
 @pytest.mark.parametrize("content", ["rising", "half tied", "ties at every level", "sample sees only zeros"])

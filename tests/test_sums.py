@@ -81,7 +81,7 @@ def test_large_arrays_are_added_in_blocks_without_a_difference(axes):
 
 
 def test_near_ties_rank_alike_everywhere(torch, device):
-    # Filters of the same weights in another order, or a bit more in one of them: float32 sums would rank them at random.
+    # Filters of the same weights in another order, and a bit more in one of them: float32 sums rank them at random.
     rng = np.random.default_rng(0)
     differs_from_float32 = 0
     for _ in range(1000):

@@ -26,6 +26,7 @@ def demo(
     """Train a three-convolution network on handwritten digits and prune it on the way."""
     from rich.console import Console
 
+    from mopruning.cli.output import show
     from mopruning.cli.progress import epochs
 
     parse_granularity(granularity), check_sparsity(sparsity)  # a typing error should not cost a training
@@ -48,7 +49,7 @@ def demo(
     with atomic(checkpoint) as temporary:
         torch.save(outcome.model.state_dict(), temporary)
     save(_figure(outcome, granularity), picture)
-    console.print(_table(outcome))
+    show(_table(outcome))
     loss = 100.0 * (outcome.dense_accuracy - outcome.sparse_accuracy)
     console.print(
         f"accuracy: dense {outcome.dense_accuracy:.2%} -> sparse {outcome.sparse_accuracy:.2%} "

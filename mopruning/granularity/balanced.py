@@ -6,7 +6,7 @@ Unstructured is one group, bank-balanced and N:M are groups along the input chan
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -141,6 +141,8 @@ class Balanced(Granularity):
     tile: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.tile, Iterable):
+            raise RecipeError(f"Balanced: expected one extent an axis, such as (4, 4), got {self.tile!r}")
         object.__setattr__(self, "tile", tuple(self.tile))
         if not self.tile or any(not isinstance(t, int) or (t < 1 and t != -1) for t in self.tile):
             raise RecipeError(f"Balanced: every extent of the tile must be -1 or 1 and more, got {self.tile!r}")

@@ -10,7 +10,10 @@ from mopruning.granularity.base import Granularity
 from mopruning.granularity.pattern import KernelPattern
 from mopruning.granularity.units import Block, Channel, Filter, Stripe
 
-FORMS = "unstructured, bank:64, bank:64:balance, 2:4, filter, channel, stripe, pattern, pattern:5, block:4x4, balanced:-1x4x-1x1"
+FORMS = (
+    "unstructured, bank:64, bank:64:balance, 2:4, filter, channel, stripe, pattern, pattern:5, block:4x4, "
+    "balanced:-1x4x-1x1"
+)
 
 _PLAIN: dict[str, type[Granularity]] = {
     "unstructured": Unstructured,

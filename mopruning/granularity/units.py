@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mopruning.arrays import Array, namespace
@@ -105,6 +106,8 @@ class Block(_Units):
     shape: tuple[int, ...] = (4, 4)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, Iterable):
+            raise RecipeError(f"Block: expected one extent an axis, such as (4, 4), got {self.shape!r}")
         object.__setattr__(self, "shape", tuple(self.shape))
         if not self.shape or any(not isinstance(n, int) or n < 1 for n in self.shape):
             raise RecipeError(f"Block: every extent must be a whole number of 1 or more, got {self.shape!r}")

@@ -57,7 +57,8 @@ def test_version(run):
 def test_wrong_usage_is_exit_code_2(run, arguments):
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
-    assert err.startswith("mopruning: error: ") and err.count("\n") == 1
+    assert err.startswith("mopruning: error: ")
+    assert err.count("\n") == 1
     assert "--help" in err
 
 
