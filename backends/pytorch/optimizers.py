@@ -29,7 +29,21 @@ def _added(function: Any) -> list[inspect.Parameter]:
     return [parameter for parameter in both if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
 
 
-class _Sparse(Optimizer):
+class _Planned:
+    """What both kinds of sparse optimizer show of their inside."""
+
+    _sparsifier: Sparsifier | None = None
+
+    @property
+    def plan(self) -> Plan | None:
+        return self._sparsifier.pruner.plan if self._sparsifier else None
+
+    @property
+    def pruner(self) -> Pruner | None:
+        return self._sparsifier.pruner if self._sparsifier else None
+
+
+class _Sparse(_Planned, Optimizer):
     """The sparse half of every class below.
 
     Every argument of the native optimizer is accepted unchanged; those of
@@ -52,8 +66,6 @@ class _Sparse(Optimizer):
     Raises:
         RecipeError: If a sparse argument makes no sense or names no parameter.
     """
-
-    _sparsifier: Sparsifier | None = None
 
     def __init__(
         self,
@@ -90,16 +102,8 @@ class _Sparse(Optimizer):
         super().add_param_group(param_group)
         _extend(self._sparsifier, self, modules)
 
-    @property
-    def plan(self) -> Plan | None:
-        return self._sparsifier.pruner.plan if self._sparsifier else None
 
-    @property
-    def pruner(self) -> Pruner | None:
-        return self._sparsifier.pruner if self._sparsifier else None
-
-
-class SparseOptimizer(Optimizer):
+class SparseOptimizer(_Planned, Optimizer):
     """Wraps any `torch.optim.Optimizer` instance and adds sparsity to it.
 
     Parameter groups, state and options are the wrapped optimizer's own, so that schedulers, gradient scalers and
@@ -163,14 +167,6 @@ class SparseOptimizer(Optimizer):
         self.__dict__.update(state)
         if self._sparsifier is not None:
             attach(self.optimizer, self._sparsifier)  # torch leaves hooks behind when it copies
-
-    @property
-    def plan(self) -> Plan | None:
-        return self._sparsifier.pruner.plan if self._sparsifier else None
-
-    @property
-    def pruner(self) -> Pruner | None:
-        return self._sparsifier.pruner if self._sparsifier else None
 
     def step(self, closure: Any = None) -> Any:
         """Perform one update of the wrapped optimizer and one of the masks."""

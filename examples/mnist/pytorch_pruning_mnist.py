@@ -10,11 +10,10 @@ import math
 
 import torch
 from data import load
-from network import DEVICE, accuracy, network
+from network import network
 from options import parser
-from torch.nn.functional import cross_entropy
+from training import train
 
-from mopruning import sparsity
 from mopruning.backends.pytorch import Prune
 
 
@@ -26,7 +25,6 @@ def main() -> None:
 
     step = math.ceil(len(digits.train_labels) / options.batch_size)  # updates in an epoch
     optimizer = torch.optim.SGD(model.parameters(), 0.1 * options.batch_size / 256)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * step)
 
     prune_dict = {name: options.sparsity for name, weight in model.named_parameters() if weight.ndim == 4}
     prune = Prune(
@@ -38,23 +36,7 @@ def main() -> None:
     )
     print(prune.plan)
 
-    for epoch in range(1, options.epochs + 1):
-        model.train()
-        for batch in torch.randperm(len(digits.train_labels)).split(options.batch_size):
-            images, labels = digits.train_images[batch].to(DEVICE), digits.train_labels[batch].to(DEVICE)
-            optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
-            optimizer.step()
-            scheduler.step()
-            prune.prune()
-        if epoch == options.epochs or epoch % 10 == 0:
-            _, reached = prune.sparsity()
-            right = accuracy(model, digits.test_images, digits.test_labels)
-            print(f"epoch {epoch}/{options.epochs}  accuracy {right:.4f}  sparsity of the pruned weights {reached:.4f}")
-
-    print(sparsity(model))
-    torch.save(model.state_dict(), options.out)
-    print(f"weights: {options.out}")
+    train(model, digits, options, optimizer, step, lambda: prune.sparsity()[1], after_update=prune.prune)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,10 @@ import math
 
 import torch
 from data import load
-from network import DEVICE, accuracy, network
+from network import network
 from options import parser
-from torch.nn.functional import cross_entropy
+from training import train
 
-from mopruning import sparsity
 from mopruning.backends.pytorch import SGDSparse
 
 
@@ -39,24 +38,11 @@ def main() -> None:
     )
     if optimizer.plan:
         print(optimizer.plan)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * step)
 
-    for epoch in range(1, options.epochs + 1):
-        model.train()
-        for batch in torch.randperm(len(digits.train_labels)).split(options.batch_size):
-            images, labels = digits.train_images[batch].to(DEVICE), digits.train_labels[batch].to(DEVICE)
-            optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
-            optimizer.step()
-            scheduler.step()
-        if epoch in (dense_epochs, options.epochs) or epoch % 10 == 0:
-            reached = optimizer.pruner.sparsity if optimizer.pruner else 0.0
-            right = accuracy(model, digits.test_images, digits.test_labels)
-            print(f"epoch {epoch}/{options.epochs}  accuracy {right:.4f}  sparsity of the pruned weights {reached:.4f}")
+    def reached() -> float:
+        return optimizer.pruner.sparsity if optimizer.pruner else 0.0  # with --sparsity 0 it is a plain SGD
 
-    print(sparsity(model))
-    torch.save(model.state_dict(), options.out)
-    print(f"weights: {options.out}")
+    train(model, digits, options, optimizer, step, reached, also=dense_epochs)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,10 @@ import math
 
 import torch
 from data import load
-from network import DEVICE, accuracy, network
+from network import accuracy, network
 from options import parser
-from torch.nn.functional import cross_entropy
+from training import train
 
-from mopruning import sparsity
 from mopruning.backends.pytorch import SGDSparse
 
 
@@ -40,26 +39,10 @@ def main() -> None:
         restore_sparsity=True,
         # To fine-tune at the sparsity that is there: also fix_sparsity=True, and no target.
     )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * step)
     right = accuracy(model, digits.test_images, digits.test_labels)
     print(f"loaded  accuracy {right:.4f}  sparsity of the pruned weights {optimizer.pruner.sparsity:.4f}")
 
-    for epoch in range(1, options.epochs + 1):
-        model.train()
-        for batch in torch.randperm(len(digits.train_labels)).split(options.batch_size):
-            images, labels = digits.train_images[batch].to(DEVICE), digits.train_labels[batch].to(DEVICE)
-            optimizer.zero_grad()
-            cross_entropy(model(images), labels).backward()
-            optimizer.step()
-            scheduler.step()
-        if epoch == options.epochs or epoch % 10 == 0:
-            reached = optimizer.pruner.sparsity
-            right = accuracy(model, digits.test_images, digits.test_labels)
-            print(f"epoch {epoch}/{options.epochs}  accuracy {right:.4f}  sparsity of the pruned weights {reached:.4f}")
-
-    print(sparsity(model))
-    torch.save(model.state_dict(), options.out)
-    print(f"weights: {options.out}")
+    train(model, digits, options, optimizer, step, lambda: optimizer.pruner.sparsity)
 
 
 if __name__ == "__main__":
