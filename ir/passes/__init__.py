@@ -1,0 +1,23 @@
+"""Passes: pure functions that take a model and return a new one, or a report on it."""
+
+from mopruning.ir.passes.constants import fold_constants
+from mopruning.ir.passes.cost import CostReport, CostRow, cost
+from mopruning.ir.passes.extract import ExtractError, extract
+from mopruning.ir.passes.fold_batchnorm import fold_batchnorm
+from mopruning.ir.passes.shapes import ShapeError, infer_shapes
+from mopruning.ir.passes.sparsity import ModelSparsity, WeightRow, sparsity
+
+__all__ = [
+    "CostReport",
+    "CostRow",
+    "ExtractError",
+    "ModelSparsity",
+    "ShapeError",
+    "WeightRow",
+    "cost",
+    "extract",
+    "fold_batchnorm",
+    "fold_constants",
+    "infer_shapes",
+    "sparsity",
+]

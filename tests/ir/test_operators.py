@@ -1,0 +1,94 @@
+"""The operator table against ONNX's own definitions, and against what the networks need."""
+
+import doctest
+import re
+
+import numpy as np
+import onnx
+import pytest
+
+from mopruning.ir import operators
+from mopruning.ir.operators import DTYPES, OPERATORS, OPSET
+
+ROWS = list(OPERATORS.values())
+NETWORKS = {
+    "convolutional": "Conv ConvTranspose BatchNormalization Relu Clip Sigmoid MaxPool AveragePool GlobalAveragePool "
+    "Gemm Flatten Add Concat Dropout Split Slice Reshape Transpose Pad Resize HardSwish HardSigmoid",
+    "transformer": "MatMul LayerNormalization Gelu Erf Softmax Gather Transpose Slice Split Where Concat Reshape "
+    "Expand Unsqueeze Squeeze Shape Cast Equal Div Mul Sub Sqrt Pow Tanh ReduceMean ReduceSum ReduceMax",
+    "recurrent": "LSTM GRU",
+}
+
+
+def schema(name):
+    return onnx.defs.get_schema(name, OPSET)
+
+
+def test_doctests():
+    result = doctest.testmod(operators)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_profile_has_what_networks_need(network):
+    assert set(NETWORKS[network].split()) - OPERATORS.keys() == set()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_row_agrees_with_onnx(row):
+    definition = schema(row.name)
+    assert not definition.deprecated
+    assert definition.domain == ""
+    assert definition.min_input <= row.inputs[0] <= row.inputs[1] <= max(definition.max_input, 1)
+    assert definition.min_output <= row.outputs[0] <= row.outputs[1] <= definition.max_output
+    known = definition.attributes
+    assert set(row.attributes) <= known.keys()
+    assert {name for name, attribute in known.items() if attribute.required} <= set(row.attributes)
+    assert all(index < row.inputs[1] for index in row.parameters)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.only], ids=lambda row: row.name)
+def test_allowed_values_are_of_the_attribute_type_and_onnx_can_read_them(row):
+    python = {"INT": int, "FLOAT": float, "STRING": str}
+    assert row.only.keys() <= set(row.attributes) | {"layout"}
+    for name, values in row.only.items():
+        kind = onnx.AttributeProto.AttributeType.Name(int(schema(row.name).attributes[name].type))
+        assert values
+        assert {type(value) for value in values} == {python[kind]}
+
+
+def test_every_row_can_be_printed_in_the_docs():
+    assert {row.name: (row.pytorch, row.kind) for row in ROWS if not row.pytorch or not row.kind} == {}
+    assert len({id(row) for row in ROWS}) == len(OPERATORS)
+    assert all(name == row.name for name, row in OPERATORS.items())
+
+
+def test_what_pytorch_calls_them_is_there(torch):
+    spaces = {"nn": torch.nn, "torch": torch, "F": torch.nn.functional, "x": torch.Tensor}
+    missing = [
+        f"{row.name}: {space}.{name}"
+        for row in ROWS
+        for space, name in re.findall(r"\b(nn|torch|F|x)\.(\w+)", row.pytorch)
+        if not hasattr(spaces[space], name)
+    ]
+    assert missing == []
+
+
+def test_weights_are_the_parameters_that_can_be_pruned():
+    weights = {row.name: sorted(row.weights) for row in ROWS if row.weights}
+    assert weights == {
+        "Conv": [1],
+        "ConvTranspose": [1],
+        "Gemm": [1],
+        "MatMul": [1],
+        "LSTM": [1, 2],
+        "GRU": [1, 2],
+        "Gather": [0],
+    }
+    assert OPERATORS["ConvTranspose"].weights[1] == "[in, out/groups, *kernel]"
+
+
+def test_types_are_known_to_numpy_or_ml_dtypes():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    assert [np.dtype(getattr(ml_dtypes, name, name)).name for name in DTYPES] == list(DTYPES)
