@@ -172,7 +172,9 @@ def lamp_threshold(
     return global_threshold(_Lamp(scores, granularities), granularities, sparsity, minimum, maximum)
 
 
-def global_masks(scores: Mapping[str, Array], sparsity: float) -> dict[str, Array]:
+def global_masks(
+    scores: Mapping[str, Array], sparsity: float, key: Callable[[Array], Array] | None = None
+) -> dict[str, Array]:
     """Choose the weights to keep over all layers at once, unstructured: one threshold, one pass.
 
     The masks are those that `global_threshold` and `mask` give in two steps.
@@ -181,6 +183,8 @@ def global_masks(scores: Mapping[str, Array], sparsity: float) -> dict[str, Arra
         scores: Scores of each layer, by name, of any one array library; looked up several times and never held, so
             that a mapping may compute them.
         sparsity: Share of zeros over all layers, 0 to 1; there are ``floor(sparsity * n + 1e-9)`` of n weights.
+        key: Elementwise function of what scores are ranked by, applied a block at a time: with `abs`, `scores` may
+            be floating-point weights, and their magnitudes never stand in memory.
 
     Returns:
         Bool mask of each layer, by name, True = keep; same library, device and shape as its scores. Of equal
@@ -192,9 +196,11 @@ def global_masks(scores: Mapping[str, Array], sparsity: float) -> dict[str, Arra
 
     >>> global_masks({"a": np.array([1.0, 4.0]), "b": np.array([3.0, 2.0])}, 0.5)
     {'a': array([False,  True]), 'b': array([ True, False])}
+    >>> global_masks({"a": np.array([1.0, -4.0]), "b": np.array([-3.0, 2.0])}, 0.5, key=abs)
+    {'a': array([False,  True]), 'b': array([ True, False])}
     """
     sparsity = check_sparsity(sparsity)
-    parts = Parts(scores)
+    parts = Parts(scores, key=key)
     total = sum(math.prod(shape) for shape in parts.shapes.values())
     marks = parts.keep_largest(list(parts.shapes), total - zeros_of(sparsity, total))
     return {name: parts.restore(name, mark) for name, mark in zip(parts.shapes, marks, strict=True)}

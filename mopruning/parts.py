@@ -25,6 +25,8 @@ class Parts:
     Args:
         scores: Scores of each layer, by name, of any one array library; may be computed when looked up.
         granularities: By name; a layer whose granularity removes whole units is ranked by its units' mean scores.
+        key: Elementwise function of what is ranked, such as `abs`. It sees a block at a time, so that what it gives
+            never stands in memory; `scores` are then taken to stand there already, and are held.
 
     Attributes:
         shapes: Shape of each layer, by name.
@@ -38,8 +40,13 @@ class Parts:
     [array([False,  True]), array([ True, False])]
     """
 
-    def __init__(self, scores: Mapping[str, Array], granularities: Mapping[str, Granularity] | None = None) -> None:
-        self._scores, self._granularities = scores, granularities or {}
+    def __init__(
+        self,
+        scores: Mapping[str, Array],
+        granularities: Mapping[str, Granularity] | None = None,
+        key: Callable[[Array], Array] | None = None,
+    ) -> None:
+        self._scores, self._granularities, self._key = scores, granularities or {}, key
         self._dtype: np.dtype[Any] | None = None
         self._origins: dict[str, Array] = {}  # an empty array each, which remembers library and device
         self.shapes: dict[str, Shape] = {}
@@ -62,7 +69,8 @@ class Parts:
 
     def keep_largest(self, names: Sequence[str], keep: int) -> list[Array]:
         """Mark the `keep` largest scores of some layers, of equal ones the earlier: a flat bool array a layer."""
-        return keep_largest(_Computed(self._flat, names), keep) if names else []
+        computed = _Computed(self._flat, names)
+        return keep_largest(computed if self._key is None else list(computed), keep, self._key) if names else []
 
     def restore(self, name: str, mark: Array) -> Array:
         """Return the flat mark of a layer in the shape, library and device of its scores."""

@@ -41,6 +41,10 @@ def magnitude(weights: Array) -> Array:
     if xp.isdtype(values.dtype, "signed integer"):
         wider = {8: xp.int16, 16: xp.int32}.get(xp.iinfo(values.dtype).bits)
         values = values if wider is None else xp.astype(values, wider)
+    view = host_view(values)
+    if view is not None and str(values.dtype).endswith(str(view.dtype)):  # bfloat16 has no view, only a copy
+        # Threads of a framework go on spinning for milliseconds, on the cores that are to rank the scores.
+        return like(np.abs(view), values)
     return xp.abs(values)
 
 

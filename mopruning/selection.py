@@ -15,7 +15,6 @@ import numpy as np
 
 from mopruning.arrays import Array, namespace
 from mopruning.blocks import BLOCK, each, spans
-from mopruning.blocks import in_blocks as in_blocks
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 

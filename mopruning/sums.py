@@ -29,7 +29,7 @@ def integral(scores: Array, terms: int) -> Array:
     Returns:
         float64 array of the same shape, holding whole numbers.
     """
-    return _scaled(scores, _scale(scores, terms))
+    return scaled(scores, scale_of(scores, terms))
 
 
 def sums_within(scores: Array, axes: tuple[int, ...]) -> Array:
@@ -38,21 +38,22 @@ def sums_within(scores: Array, axes: tuple[int, ...]) -> Array:
     In memory the float64 scores never stand whole: blocks of them are added, which in whole numbers is as exact.
     """
     xp = namespace(scores)
-    scale = _scale(scores, math.prod(scores.shape[axis] for axis in axes))
+    scale = scale_of(scores, math.prod(scores.shape[axis] for axis in axes))
     if not isinstance(scores, np.ndarray) or scores.size == 0:
-        return xp.sum(_scaled(scores, scale), axis=axes, keepdims=True)
+        return xp.sum(scaled(scores, scale), axis=axes, keepdims=True)
     along = int(np.argmax(scores.shape))
     before = (slice(None),) * along
 
     def sums(start: int, stop: int) -> NumPyArray:
-        block = _scaled(scores[(*before, slice(start, stop))], scale)
+        block = scaled(scores[(*before, slice(start, stop))], scale)
         return np.sum(block, axis=axes, keepdims=True)  # type: ignore[no-any-return]
 
     parts = in_blocks(sums, scores.shape[along], scores.size)
     return sum(parts[1:], parts[0]) if along in axes else np.concatenate(parts, axis=along)
 
 
-def _scale(scores: Array, terms: int) -> float:
+def scale_of(scores: Array, terms: int) -> float:
+    """Return the power of two by which `integral` scales."""
     xp = namespace(scores)
     if math.prod(scores.shape) == 0:
         return 1.0
@@ -65,7 +66,8 @@ def _scale(scores: Array, terms: int) -> float:
     return math.ldexp(1.0, min(shift, 1023))
 
 
-def _scaled(scores: Array, scale: float) -> Array:
+def scaled(scores: Array, scale: float) -> Array:
+    """Return scores times a scale, as whole numbers in float64."""
     if isinstance(scores, np.ndarray):
         values = np.multiply(scores, scale, dtype=np.float64)
         return np.rint(values, out=values)

@@ -171,9 +171,9 @@ class Weights(Mapping[str, Tensor]):
 class Eraser:
     """Zeroes the pruned positions of tensors that are laid out like one parameter.
 
-    On a CPU this is a bitwise AND with all-ones or all-zeros words, three times as fast as a product with a bool
-    mask, and unlike any product it turns NaN, infinity and negative numbers into +0. Elsewhere it is a masked
-    fill, which reads a quarter of the bytes.
+    On a CPU this is a bitwise AND with a mask of -1 and 0, which torch widens to all-ones and all-zeros words: twice
+    as fast as a product with a bool mask, and unlike any product it turns NaN, infinity and negative numbers into
+    +0. Elsewhere it is a masked fill.
 
     Args:
         parameter: The parameter.
@@ -182,10 +182,10 @@ class Eraser:
 
     def __init__(self, parameter: Tensor, keep: Tensor) -> None:
         like = parameter.detach()
-        words = _WORDS.get(like.element_size()) if like.device.type == "cpu" and like.is_floating_point() else None
-        self._words = words
-        self._mask = torch.empty_like(like, dtype=words or torch.bool)  # keeps the memory format of the parameter
-        if words:
+        self._bitwise = like.device.type == "cpu" and like.is_floating_point()
+        # empty_like keeps the memory format of the parameter
+        self._mask = torch.empty_like(like, dtype=torch.int8 if self._bitwise else torch.bool)
+        if self._bitwise:
             self._mask.copy_(keep).neg_()
         else:
             self._mask.copy_(keep.to(like.device)).logical_not_()
@@ -199,10 +199,11 @@ class Eraser:
             self._erase(tensor, self._mask)
 
     def _erase(self, tensor: Tensor, mask: Tensor) -> None:
-        if self._words and tensor.element_size() == mask.element_size():
-            tensor.view(self._words).bitwise_and_(mask)
+        words = _WORDS.get(tensor.element_size()) if self._bitwise and tensor.is_floating_point() else None
+        if words:
+            tensor.view(words).bitwise_and_(mask)
         else:
-            tensor.masked_fill_(mask == 0 if self._words else mask, 0)
+            tensor.masked_fill_(mask == 0 if self._bitwise else mask, 0)
 
     def fits(self, tensor: object) -> bool:
         """Tell whether `tensor` has the shape of the parameter."""

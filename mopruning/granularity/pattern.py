@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from mopruning.arrays import Array, namespace
+from mopruning.blocks import in_blocks
 from mopruning.counting import zeros_of
 from mopruning.errors import RecipeError
 from mopruning.granularity.base import Granularity, Shape
 from mopruning.selection import keep_largest
-from mopruning.sums import integral
+from mopruning.sums import scale_of, scaled
 
 _CELLS = 9
 
@@ -96,30 +99,48 @@ class KernelPattern(Granularity):
     def keep(self, scores: Array, sparsity: float) -> Array:
         xp = namespace(scores)
         patterned, removed = self._counts(scores.shape, sparsity)
-        kernels = xp.reshape(integral(scores, _CELLS), (-1, _CELLS))
-        best = kept = None
-        for pattern in self.patterns:
-            cells = [i for i, bit in enumerate(pattern) if bit == "1"]
-            total = sum((kernels[:, i] for i in cells[1:]), kernels[:, cells[0]])
-            bits = xp.asarray(
-                [bit == "1" for bit in pattern], device=kernels.device if hasattr(kernels, "device") else None
-            )
-            if kept is None:
-                best, kept = xp.broadcast_to(bits, kernels.shape), total
-                continue
-            better = total > kept
-            kept = xp.where(better, total, kept)
-            best = xp.where(better[:, None], bits, best)
+        kernels = xp.reshape(scores, (-1, _CELLS))
         count = kernels.shape[0]
         if count == 0:
             return xp.astype(scores, xp.bool)
-        if patterned < count:  # a kernel stays whole where its pattern would cost most
-            (whole,) = keep_largest([xp.sum(kernels, axis=1) - kept], count - patterned)
+        scale = scale_of(scores, _CELLS)
+        border = patterned < count  # some kernels stay whole, or else some may be removed: ranked by what is at stake
+        if isinstance(scores, np.ndarray):  # in blocks: the float64 scores of all kernels never stand in memory
+            best = np.empty(kernels.shape, np.bool_)
+            stakes = np.empty(count if border or removed else 0)
+
+            def choose(start: int, stop: int) -> None:
+                best[start:stop], kept, lost = self._choose(kernels[start:stop], scale)
+                if stakes.size:
+                    stakes[start:stop] = lost if border else kept
+
+            in_blocks(choose, count, scores.size)
+        else:
+            best, kept, lost = self._choose(kernels, scale)
+            stakes = lost if border else kept
+        if border:  # a kernel stays whole where its pattern would cost most
+            (whole,) = keep_largest([stakes], count - patterned)
             best = best | whole[:, None]
         if removed:
-            (alive,) = keep_largest([kept], count - removed)
+            (alive,) = keep_largest([stakes], count - removed)
             best = best & alive[:, None]
         return xp.reshape(best, scores.shape)
+
+    def _choose(self, kernels: Array, scale: float) -> tuple[Array, Array, Array]:
+        """Return for each kernel its pattern, the sum of the scores that this keeps, and of those it drops."""
+        xp = namespace(kernels)
+        device = array_api_compat.device(kernels)
+        values = scaled(xp.permute_dims(kernels, (1, 0)), scale)
+        totals = []
+        for pattern in self.patterns:
+            cells = [i for i, bit in enumerate(pattern) if bit == "1"]
+            totals.append(sum((values[i, :] for i in cells[1:]), values[cells[0], :]))
+        kept = functools.reduce(xp.maximum, totals)
+        choice = xp.zeros(kept.shape, dtype=xp.int64, device=device)
+        for index in range(len(totals) - 1, -1, -1):  # of equal sums the earlier pattern
+            choice = xp.where(totals[index] == kept, index, choice)
+        library = xp.asarray([[bit == "1" for bit in pattern] for pattern in self.patterns], device=device)
+        return xp.take(library, choice, axis=0), kept, xp.sum(values, axis=0) - kept
 
 
 def natural_patterns(weights: Any, size: int = 8, entries: int = 4) -> tuple[str, ...]:
