@@ -39,7 +39,7 @@ types: $(FULL)
 	    | sed -E 's#^mopruning/(backends|ir)/#\1/#'
 
 bench: $(FULL)
-	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	for script in $$(grep -l __main__ benchmarks/*.py); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 docs: $(FULL)
 	$(BIN)/mkdocs build

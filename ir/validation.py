@@ -183,10 +183,10 @@ def _attribute_problems(node: onnx_ir.Node, row: Operator, schema: onnx.defs.OpS
         if formal.required and name not in node.attributes:
             yield f"its attribute {name!r} is missing"
     for name, allowed in row.only.items():
-        attribute = node.attributes.get(name)
-        if attribute is not None and (attribute.is_ref() or attribute.type != _kind(schema, name)):
+        given = node.attributes.get(name)
+        if given is not None and (given.is_ref() or given.type != _kind(schema, name)):
             continue  # told above
-        value = _default(schema, name) if attribute is None else attribute.value
+        value = _default(schema, name) if given is None else given.value
         if value not in allowed:
             yield f"its attribute {name!r} is {value!r}; only {' and '.join(map(repr, allowed))} are in the profile"
 

@@ -140,8 +140,9 @@ def _bypass(graph: onnx_ir.Graph, norm: onnx_ir.Node) -> None:
     source.shape = shape if shape is not None else source.shape
     source.type = kind if kind is not None else source.type
     for value in operands:
-        if value is not None and not value.uses() and not value.is_graph_output() and value.name in graph.initializers:
-            del graph.initializers[value.name]
+        if value is None or value.name is None or value.uses() or value.is_graph_output():
+            continue
+        graph.initializers.pop(value.name, None)
 
 
 def _unused(graph: onnx_ir.Graph, layer: onnx_ir.Node) -> str:
