@@ -191,7 +191,7 @@ def test_bounded_threshold_keeps_the_most(values, cuts, sparsity, bounds):
 
 def test_unbounded_ranks_once_and_bounded_again(monkeypatch):
     calls = []
-    monkeypatch.setattr(parts, "keep_largest", lambda p, k: calls.append(len(p)) or [np.arange(x.size) < 1 for x in p])
+    monkeypatch.setattr(parts, "keep_largest", lambda p, *_: calls.append(len(p)) or [np.arange(x.size) < 1 for x in p])
     layers = network()
     global_masks(layers, 0.9)
     global_threshold(layers, unstructured(layers), 0.9)
