@@ -1,4 +1,4 @@
-"""Weight files without a graph: .safetensors and .npz, read and written without a framework."""
+"""Weight files without a graph: .safetensors, .npz and .mopir, read and written without a framework."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
-from mopruning.ir import npz, safetensors
+from mopruning.ir import container, npz, safetensors
 from mopruning.ir.atomic import atomic
+from mopruning.ir.lazy import LazyArray
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
 SUFFIXES = (".safetensors", ".npz")
+_STREAMED = (*SUFFIXES, ".mopir")
 
 
 @dataclass
@@ -144,8 +146,92 @@ def _write(
             safetensors.write(temporary, tensors, metadata)
 
 
-def _suffix(path: Path) -> str:
+def _suffix(path: Path, known: tuple[str, ...] = SUFFIXES) -> str:
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise FormatError(f"{path}: expected a {' or '.join(SUFFIXES)} file, got suffix {suffix!r}")
+    if suffix not in known:
+        expected = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise FormatError(f"{path}: expected a {expected} file, got suffix {suffix!r}")
     return suffix
+
+
+# ---- one tensor at a time
+
+
+def read_lazily(path: str | os.PathLike[str]) -> tuple[dict[str, LazyArray], dict[str, str]]:
+    """Read which tensors a .safetensors, .npz or .mopir file holds; each is read when asked for.
+
+    Args:
+        path: A file; its suffix says the format.
+
+    Returns:
+        The tensors by name, and the metadata; of a .mopir file its graph, recipe and provenance.
+
+    Raises:
+        FormatError: If the file is damaged, unsafe or of another format; also from `LazyArray.read`.
+        OSError: If it cannot be read.
+    """
+    file = Path(path)
+    suffix = _suffix(file, _STREAMED)
+    if suffix == ".mopir":
+        stored, texts = container.read(file)
+        return dict(stored), texts
+    if suffix == ".npz":
+        return npz.read_lazily(file), {}
+    return safetensors.read_lazily(file)
+
+
+def write_lazily(
+    path: str | os.PathLike[str], tensors: Mapping[str, LazyArray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a .safetensors, .npz or .mopir file, whole or not at all, holding one tensor at a time.
+
+    Args:
+        path: Where to; the suffix says the format. A file that is there is replaced.
+        tensors: What to write, by name; for .mopir each is read twice.
+        metadata: For .safetensors any text by key, for .mopir "graph", "recipe" and "provenance", for .npz nothing.
+
+    Raises:
+        FormatError: If the format cannot hold a tensor's dtype or the metadata.
+        OSError: If the file cannot be written.
+    """
+    file, kept = Path(path), dict(metadata or {})
+    suffix = _suffix(file, _STREAMED)
+    if suffix == ".mopir":
+        if not kept.keys() <= set(container.TEXTS):
+            raise FormatError(
+                f"{file}: .mopir has no place for {', '.join(sorted(kept.keys() - set(container.TEXTS)))}"
+            )
+        container.write(file, tensors, kept)
+        return
+    if suffix == ".npz" and kept:
+        raise FormatError(f"{file}: .npz has no place for {', '.join(sorted(kept))}")
+    with atomic(file) as temporary:
+        if suffix == ".npz":
+            npz.write(temporary, tensors, compressed=False)
+        else:
+            safetensors.write(temporary, tensors, kept)
+
+
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Convert a file of weights to another format, however large it is: one tensor is in memory at a time.
+
+    Args:
+        source: A .safetensors, .npz or .mopir file.
+        target: Where to; its suffix says the format. A file that is there is replaced, whole or not at all.
+
+    Raises:
+        FormatError: If the source is damaged, or the target cannot hold a dtype, a graph or other metadata.
+        OSError: If a file cannot be read or written.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> write_weights(folder / "net.npz", {"fc.weight": np.eye(64)})
+    >>> convert(folder / "net.npz", folder / "net.mopir")
+    >>> [(folder / name).stat().st_size < 2000 for name in ("net.npz", "net.mopir")]
+    [False, True]
+    """
+    tensors, metadata = read_lazily(source)
+    same = Path(source).suffix.lower() == Path(target).suffix.lower()
+    if not same and metadata.get("format") is not None:
+        del metadata["format"]  # names the library that wrote a .safetensors file
+    write_lazily(target, tensors, metadata)

@@ -70,6 +70,7 @@ FORMATS: Mapping[str, Format] = {
     ".npz": Format("npz", "mopruning.ir.weight_files", "open_weights", "write_weights"),
     ".pth": _PYTORCH,
     ".pt": _PYTORCH,
+    ".mopir": Format("mopir", "mopruning.ir.mopir", "open_weights", "write_weights"),
 }
 """Suffix -> format; a new format is one line here."""
 
