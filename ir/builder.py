@@ -13,10 +13,9 @@ from onnx_ir import DataType, Value
 import mopruning
 from mopruning.ir.geometry import GraphError, Pair, image_of, pair, sample_of, shape_of, windows
 from mopruning.ir.initial import Initial, kaiming_normal, uniform_dense
-from mopruning.ir.operators import OPSET
+from mopruning.ir.operators import IR_VERSION, OPSET
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
-IR_VERSION = 10
 
 
 class Builder:

