@@ -13,15 +13,19 @@ from mopruning import __version__
 from mopruning.errors import MopruningError
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
+    "compare": ("mopruning.cli.compare", "Show what differs between two files of networks or weights."),
+    "convert": ("mopruning.cli.convert", "Write a network in another format, and check that it computes the same."),
+    "cost": ("mopruning.cli.cost", "Count the multiply-accumulates and parameters of each layer of a network."),
     "demo": ("mopruning.cli.demo", "Train a small network on handwritten digits, dense and then sparse."),
     "inspect": ("mopruning.cli.inspect", "Show how sparse the weights in a file are, and which patterns they satisfy."),
     "prune": ("mopruning.cli.prune", "Prune the weights in a file once, and write another file."),
+    "verify": ("mopruning.cli.verify", "Check that a file is whole: its graph, every tensor, every checksum."),
 }
 """Command -> module and summary; a new command is one line here and a function of its name in that module."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and end the process: exit code 0, or 2 with one line on stderr.
+    """Run the command line and end the process: exit code 0, 1 where a comparison fails, or 2 with one line on stderr.
 
     Args:
         arguments: What follows the program's name; without it, those of the process.

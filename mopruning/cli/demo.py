@@ -50,15 +50,37 @@ def demo(
         torch.save(outcome.model.state_dict(), temporary)
     save(_figure(outcome, granularity), picture)
     show(_table(outcome))
+    carried = _carry(outcome, pytorch_demo, out)
     loss = 100.0 * (outcome.dense_accuracy - outcome.sparse_accuracy)
     console.print(
         f"accuracy: dense {outcome.dense_accuracy:.2%} -> sparse {outcome.sparse_accuracy:.2%} "
         f"({'loss' if loss > 0 else 'gain'} {abs(loss):.2f} points)\n"
         f"sparsity of the pruned weights: {outcome.optimizer.pruner.sparsity:.4f} ({granularity})\n"
-        f"checkpoint: {checkpoint}\nplot: {picture}",
+        f"plot: {picture}\n"
+        f"{checkpoint}: {checkpoint.stat().st_size:,} bytes",
+        *(f"{path}: {path.stat().st_size:,} bytes, {verdict}" for path, verdict in carried.items()),
+        sep="\n",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _carry(outcome: Any, pytorch_demo: Any, out: Path) -> dict[Path, str]:
+    """Write the network in the formats that travel, reload each, and say whether it still predicts the same."""
+    pytorch = importlib.import_module("mopruning.backends.pytorch")
+    ir = importlib.import_module("mopruning.ir")
+    images = pytorch_demo.load_digits().test_images
+    network = pytorch.to_ir(outcome.model, images[:2])
+    before = pytorch_demo.predictions(outcome.model, images)
+    verdicts = {}
+    for path, write, read in (
+        (out / "digits-sparse.onnx", ir.write_onnx, ir.read_onnx),
+        (out / "digits-sparse.mopir", ir.save, ir.load),
+    ):
+        write(network, path)
+        after = pytorch_demo.predictions(pytorch.from_ir(read(path)), images)
+        verdicts[path] = f"reloaded: {int((before == after).sum())} of {len(images)} test images predicted alike"
+    return verdicts
 
 
 def _table(outcome: Any) -> Any:

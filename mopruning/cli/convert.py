@@ -1,0 +1,143 @@
+"""`mopruning convert`: write a network, or weights, in another format, and check that nothing has changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mopruning.cli.input_shapes import HELP
+from mopruning.errors import FormatError
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from mopruning.cli.running import Difference
+    from mopruning.model_files import GraphFormat
+
+TOLERANCE = 1e-4
+"""Largest difference that passes the check, as a share of the output's range."""
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
+    ],
+    from_: Annotated[str | None, typer.Option("--from", help="Format of IN, where its suffix does not say it.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Format of OUT: mopir, onnx, moffett or pytorch.")] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not run both ends on the same input.")] = False,
+    sparse: Annotated[bool, typer.Option("--sparse", help="Write .onnx with sparse initializers.")] = False,
+    external: Annotated[
+        bool, typer.Option("--external", help="Write .onnx with its weights in a file beside it, as 2 GB need.")
+    ] = False,
+    input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
+) -> None:
+    """Write a network in another format, and check that it computes the same.
+
+    IN and what was written run on the same random input; where their outputs differ by more than 1e-4 of the output's
+    range, nothing is left behind and the exit code is 1. Files of weights without a network (.safetensors, .npz, .pth,
+    .pt, .mopir) are converted one into another, and compared bit for bit.
+    """
+    from mopruning.cli.convert_weights import convert_weights, holds_weights
+    from mopruning.cli.staging import bytes_of
+    from mopruning.model_files import check_readable, graph_format_of
+
+    target = Path(os.path.abspath(target))
+    check_readable(source)
+    options = {name: True for name, wanted in (("sparse", sparse), ("external", external)) if wanted}
+    read: tuple[Path, ...] = (source,)
+    written: tuple[Path, ...] = (target,)
+    if from_ is None and to is None and holds_weights(source, target):
+        if options or input_shape:
+            option = next(iter(options), "input-shape")
+            raise FormatError(f"--{option} is for networks; {source} -> {target.name} converts weights alone")
+        _check_free(source, written, force)
+        note = convert_weights(source, target, check=not no_check)
+    else:
+        reader, writer = graph_format_of(source, from_), graph_format_of(target, to)
+        read, written = reader.paths(source), writer.paths(target)
+        for file in read:
+            check_readable(file)
+        _check_free(source, written, force)
+        note = _convert_network(reader, source, writer, target, options, input_shape or [], no_check)
+    print(note)
+    print(f"{source}: {bytes_of(read):,} bytes -> {_shown(target)}: {bytes_of(written):,} bytes")
+
+
+def _shown(target: Path) -> str:
+    """Return a path as it would be typed here."""
+    return str(target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target)
+
+
+def _check_free(source: Path, written: tuple[Path, ...], force: bool) -> None:
+    """Refuse to write over the input, under whatever name, or over other files without leave."""
+    for file in written:
+        if file.exists() and os.path.samefile(source, file):
+            raise FileExistsError(errno.EEXIST, "is the input, which is never changed; name another OUT", str(file))
+        empty = file.is_dir() and not any(file.iterdir())
+        if os.path.lexists(file) and not empty and not force:
+            raise FileExistsError(errno.EEXIST, "exists; name another OUT or add --force", str(file))
+
+
+def _convert_network(
+    reader: GraphFormat,
+    source: Path,
+    writer: GraphFormat,
+    target: Path,
+    options: Mapping[str, bool],
+    texts: list[str],
+    no_check: bool,
+) -> str:
+    """Write the target, and return what the check says; end the process with exit code 1 where it fails."""
+    from mopruning.cli.input_shapes import parse, sample_shapes, with_sizes
+    from mopruning.cli.staging import staged
+
+    model = reader.read(source)
+    shapes = parse(texts, model)
+    fixed = with_sizes(model, shapes)
+    samples = [] if no_check else sample_shapes(fixed, shapes)  # before anything is written
+    with staged(target) as path:
+        writer.write(fixed, path, **options)
+        if no_check:
+            return "not checked"
+        found = _compare(reader, source, writer, path, model, samples)
+        note = _note(found, fixed, samples)
+        if not found.share <= TOLERANCE:  # also where it is NaN
+            print(f"mopruning: {note}: the check fails, and {target.name} was not written", file=sys.stderr)
+            raise typer.Exit(1)
+    return note
+
+
+def _compare(
+    reader: GraphFormat,
+    source: Path,
+    writer: GraphFormat,
+    written: Path,
+    model: onnx_ir.Model,
+    samples: list[tuple[int, ...]],
+) -> Difference:
+    from mopruning.cli.running import CheckError, difference, random_inputs, run
+
+    inputs = random_inputs(model, samples)
+    try:
+        before = run(reader, source, model, inputs)
+        return difference(before, run(writer, written, None, inputs))
+    except CheckError as error:
+        raise CheckError(f"{error}; --input-shape gives other sizes, --no-check goes without the check") from error
+
+
+def _note(found: Difference, model: onnx_ir.Model, samples: list[tuple[int, ...]]) -> str:
+    from mopruning.cli.running import runtime
+
+    outputs = [value.name for value in model.graph.outputs]
+    which = f" of {outputs[found.output]}" if len(outputs) > 1 else ""
+    shapes = ", ".join("x".join(map(str, shape)) or "one number" for shape in samples)
+    apart = f"{found.largest:.3g}, {found.share:.3g} of the output's range" if found.share else "0"
+    return f"check: largest difference{which} {apart} (random input {shapes}, in {runtime()})"

@@ -1,0 +1,154 @@
+"""Files that hold a network: which ending is whose, opened without importing what is not needed."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mopruning.errors import FormatError
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True)
+class GraphFormat:
+    """Where a format of networks is read and written.
+
+    Args:
+        name: What the format is called.
+        module: Module that does both; imported on first use.
+        reader: Its function path -> model; None where the format is only written.
+        writer: Its function (model, path) -> None.
+        beside: Ending of the second file of a pair, which reader and writer take as the next argument.
+        options: Keyword arguments of the writer that a user may ask for.
+    """
+
+    name: str
+    module: str
+    reader: str | None
+    writer: str
+    beside: str | None = None
+    options: tuple[str, ...] = ()
+
+    def read(self, path: PathLike) -> onnx_ir.Model:
+        """Read a network.
+
+        Raises:
+            FormatError: If the file is damaged, unsafe or of another format, or the format is only written.
+            ImportError: If the format's framework is not installed; the message says how to install it.
+            OSError: If the file cannot be read.
+        """
+        if self.reader is None:
+            readable = ", ".join(f"{row.name} ({ending})" for ending, row in GRAPH_FORMATS.items() if row.reader)
+            raise FormatError(f"{os.fspath(path)}: {self.name} is only written; what can be read: {readable}")
+        return self._function(self.reader)(*self.paths(path))  # type: ignore[no-any-return]
+
+    def write(self, model: onnx_ir.Model, path: PathLike, **options: Any) -> None:
+        """Write a network, whole or not at all.
+
+        Args:
+            model: The network; it is not changed.
+            path: Where to.
+            options: Some of `self.options`.
+
+        Raises:
+            FormatError: If the format cannot express the network, or knows no such option.
+            ImportError: If the format's framework is not installed; the message says how to install it.
+            OSError: If the file cannot be written.
+        """
+        for option in options.keys() - set(self.options):
+            able = ", ".join(row.name for row in GRAPH_FORMATS.values() if option in row.options) or "none"
+            raise FormatError(f"{os.fspath(path)}: {self.name} is not written {option}; formats that are: {able}")
+        self._function(self.writer)(model, *self.paths(path), **options)
+
+    def paths(self, path: PathLike) -> tuple[Path, ...]:
+        """Return the file and, of a pair, the one beside it.
+
+        >>> [file.name for file in graph_format_of("net.json").paths("net.json")]
+        ['net.json', 'net.npz']
+        """
+        file = Path(path)
+        return (file,) if self.beside is None else (file, file.with_suffix(self.beside))
+
+    def _function(self, name: str) -> Callable[..., Any]:
+        return getattr(importlib.import_module(self.module), name)  # type: ignore[no-any-return]
+
+
+GRAPH_FORMATS: Mapping[str, GraphFormat] = {
+    ".mopir": GraphFormat("mopir", "mopruning.ir.mopir", "load", "save"),
+    ".onnx": GraphFormat("onnx", "mopruning.ir.onnx_files", "read_onnx", "write_onnx", options=("sparse", "external")),
+    ".json": GraphFormat("moffett", "mopruning.ir.moffett", "read_moffett", "write_moffett", beside=".npz"),
+    "/": GraphFormat("pytorch", "mopruning.backends.pytorch.source", None, "to_folder"),
+}
+"""Ending of a file name -> format, "/" for a folder; the first that fits counts. A new format is one line here."""
+
+
+def graph_format_of(path: PathLike, name: str | None = None) -> GraphFormat:
+    """Return the format of a file of a network.
+
+    Args:
+        path: A file or folder; one that is there as a folder, and a name without a suffix, stand for a folder.
+        name: The format's name, where the ending does not say it.
+
+    Raises:
+        FormatError: If the ending or the name is unknown.
+
+    >>> graph_format_of("net.onnx").name, graph_format_of("net").name, graph_format_of("net.bin", "onnx").name
+    ('onnx', 'pytorch', 'onnx')
+    """
+    text = os.fspath(path)
+    if name is not None:
+        for row in GRAPH_FORMATS.values():
+            if row.name == name:
+                return row
+        raise FormatError(f"unknown format {name!r}; known: {', '.join(row.name for row in GRAPH_FORMATS.values())}")
+    if os.path.isdir(text) or not Path(text).suffix:
+        text = f"{text}/"
+    for ending, row in GRAPH_FORMATS.items():
+        if text.lower().endswith(ending):
+            return row
+    known = ", ".join("a folder" if ending == "/" else ending for ending in GRAPH_FORMATS)
+    raise FormatError(f"{os.fspath(path)}: unknown suffix {Path(path).suffix!r}; known for networks: {known}")
+
+
+def check_readable(path: PathLike) -> None:
+    """Raise FileNotFoundError, or IsADirectoryError, where there is no such file: before anything is imported."""
+    file = Path(path)
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "is a folder, expected a file", str(file))
+    if not file.exists():
+        raise FileNotFoundError(errno.ENOENT, "there is no such file", str(file))
+
+
+def read_model(path: PathLike, name: str | None = None) -> onnx_ir.Model:
+    """Read a network; the ending of the file says the format, unless its name is given.
+
+    Raises:
+        FormatError: If the format is unknown or only written, or the file is damaged, unsafe or of another format.
+        ImportError: If the format's framework is not installed; the message says how to install it.
+        OSError: If the file cannot be read.
+    """
+    row = graph_format_of(path, name)
+    if row.reader is not None:
+        for file in row.paths(path):
+            check_readable(file)
+    return row.read(path)
+
+
+def write_model(model: onnx_ir.Model, path: PathLike, name: str | None = None, **options: Any) -> None:
+    """Write a network; the ending of the file says the format, unless its name is given.
+
+    Raises:
+        FormatError: If the format is unknown or cannot express the network.
+        ImportError: If the format's framework is not installed; the message says how to install it.
+        OSError: If the file cannot be written.
+    """
+    graph_format_of(path, name).write(model, path, **options)
