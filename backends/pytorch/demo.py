@@ -143,9 +143,15 @@ def run(sparsity: float, granularity: str, seed: int, after_epoch: Callable[[Out
 
 def evaluate(model: nn.Module, digits: Digits) -> float:
     """Return the share of test images that the model recognises."""
+    return float((predictions(model, digits.test_images) == digits.test_labels).float().mean())
+
+
+def predictions(model: nn.Module, images: Tensor) -> Tensor:
+    """Return the class that the model, set to evaluation in place, sees in each image."""
     model.eval()
     with torch.no_grad():
-        return float((model(digits.test_images).argmax(1) == digits.test_labels).float().mean())
+        classes: Tensor = model(images).argmax(1)
+    return classes
 
 
 def _two_cosines(turn: int, end: int) -> Callable[[int], float]:
