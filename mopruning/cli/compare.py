@@ -54,8 +54,8 @@ def compare(
     graphs = None if first is None or second is None else compare_graphs(first, second)
     show(_table(rows))
     if first is None or second is None:
-        lacking = " and ".join(str(file) for file, model in ((a, first), (b, second)) if model is None)
-        print(f"graphs: not compared, {lacking} holds weights alone")
+        lacking = [str(file) for file, model in ((a, first), (b, second)) if model is None]
+        print(f"graphs: not compared, {' and '.join(lacking)} {'hold' if len(lacking) > 1 else 'holds'} weights alone")
     else:
         print("graphs:", f"differ: {graphs}" if graphs else "identical")
     differing = [row for row in rows if row.counts and row.verdict != "identical"]
