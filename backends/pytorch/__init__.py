@@ -1,4 +1,9 @@
-"""PyTorch: sparse optimizers and `Prune`."""
+"""PyTorch: sparse optimizers and `Prune`; `to_ir` and `from_ir` carry a network to the IR and back."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 try:
     import torch as _torch  # noqa: F401  the message below is what a user without it should see
@@ -24,6 +29,11 @@ from mopruning.backends.pytorch.optimizers import (
 )
 from mopruning.backends.pytorch.prune import Prune
 
+if TYPE_CHECKING:
+    from mopruning.backends.pytorch.reader import to_ir
+    from mopruning.backends.pytorch.source import to_folder
+    from mopruning.backends.pytorch.writer import from_ir
+
 __all__ = [
     "ASGDSparse",
     "AdadeltaSparse",
@@ -41,4 +51,21 @@ __all__ = [
     "RpropSparse",
     "SGDSparse",
     "SparseOptimizer",
+    "from_ir",
+    "to_folder",
+    "to_ir",
 ]
+
+_LAZY = {"to_ir": "reader", "from_ir": "writer", "to_folder": "source"}  # these need onnx, which takes time to load
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "mopruning":
+            raise
+        raise ImportError(f"pytorch.{name} needs {error.name}: pip install 'mopruning[pytorch]'") from error
+    return getattr(module, name)

@@ -1,0 +1,329 @@
+"""Layers with parameters: real modules under the parameters' names, where these allow it, else functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from onnx_ir import Node, Value
+from torch import fx, nn
+
+from mopruning.backends.pytorch.lowering import functions, groups
+from mopruning.backends.pytorch.lowering.attributes import attribute, shortest
+from mopruning.backends.pytorch.lowering.context import Layer, Lowering
+from mopruning.errors import FormatError
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_DECONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_BATCH_NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+_INSTANCE_NORMS = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+_DROPOUTS = {
+    ("channels", 3): nn.Dropout1d,
+    ("channels", 4): nn.Dropout2d,
+    ("channels", 5): nn.Dropout3d,
+    ("alpha", 0): nn.AlphaDropout,
+    ("alpha channels", 0): nn.FeatureAlphaDropout,
+}
+
+
+def conv(low: Lowering, node: Node) -> None:
+    """Lower Conv; padding that differs between the ends goes first."""
+    x, weight, bias = _operands(node, 3)
+    shape = _shape(weight)
+    axes = len(shape) - 2
+    window = _window(node, axes)
+    pads = window.pop("pads")
+    features = low.tensor(x)
+    padding = pads[:axes]
+    if padding != pads[axes:]:
+        around = [pads[axes * side + i] for i in reversed(range(axes)) for side in (0, 1)]
+        features, padding = low.call(F.pad, features, around), [0] * axes
+    group = attribute(node, "group")
+    arguments = {"in_channels": shape[1] * group, "out_channels": shape[0], "kernel_size": short(shape[2:])}
+    arguments |= _unusual(stride=window["strides"], padding=padding, dilation=window["dilations"], groups=group)
+    arguments |= {"bias": False} if bias is None else {}
+    tensors = {"weight": weight, "bias": bias}
+    result = low.layer(str(node.name), _CONVOLUTIONS[axes - 1], arguments, tensors, features)
+    if result is None:
+        function = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
+        options = {"stride": window["strides"], "padding": padding, "dilation": window["dilations"], "groups": group}
+        result = low.call(function, features, *_tensors(low, weight, bias), name=node.name, **options)
+    low.set(node.outputs[0], result)
+
+
+def conv_transpose(low: Lowering, node: Node) -> None:
+    """Lower ConvTranspose; what is cut off by different amounts at the ends is cut off afterwards."""
+    x, weight, bias = _operands(node, 3)
+    shape = _shape(weight)
+    axes = len(shape) - 2
+    window = _window(node, axes)
+    strides, dilations, pads = window["strides"], window["dilations"], window["pads"]
+    extra = attribute(node, "output_padding", [0] * axes)
+    group = attribute(node, "group")
+    features = low.tensor(x)
+    result = None
+    plain = all(more < max(s, d) for more, s, d in zip(extra, strides, dilations, strict=True))
+    if plain and pads[:axes] == pads[axes:]:
+        arguments = {"in_channels": shape[0], "out_channels": shape[1] * group, "kernel_size": short(shape[2:])}
+        arguments |= _unusual(stride=strides, padding=pads[:axes], output_padding=extra, groups=group)
+        arguments |= _unusual(dilation=dilations) | ({"bias": False} if bias is None else {})
+        tensors = {"weight": weight, "bias": bias}
+        result = low.layer(str(node.name), _DECONVOLUTIONS[axes - 1], arguments, tensors, features)
+    if result is None:
+        crop = [n for i in reversed(range(axes)) for n in (pads[i], pads[axes + i] - extra[i])]
+        own, added = _tensors(low, weight, bias)
+        result = low.call(
+            functions.deconvolution, features, own, added, strides, dilations, group, crop, name=node.name
+        )
+    low.set(node.outputs[0], result)
+
+
+def gemm(low: Lowering, node: Node) -> None:
+    """Lower Gemm: a dense layer on two axes."""
+    x, weight, bias = _operands(node, 3)
+    flat = bias is None or len(_shape(bias)) == 1
+    canonical = attribute(node, "transB") == 1
+    if canonical and flat:
+        result = _linear(low, str(node.name), low.tensor(x), weight, bias)
+    else:
+        own, added = _tensors(low, weight, bias)
+        turned = low.method("t", own) if canonical else own
+        result = low.call(torch.matmul, low.tensor(x), turned, name=node.name)
+        result = result if added is None else low.call(torch.add, result, added)
+    low.set(node.outputs[0], result)
+
+
+def matmul(low: Lowering, node: Node) -> None:
+    """Lower MatMul; with the Transpose of a weight, and an Add of its bias behind it, it is a dense layer."""
+    x, right = (value for value in node.inputs if value is not None)
+    weight = _transposed(low, right)
+    if weight is None:
+        low.set(node.outputs[0], low.call(torch.matmul, low.tensor(x), low.tensor(right), name=node.name))
+        return
+    add, bias = _added(low, node.outputs[0], _shape(weight)[0])
+    result = _linear(low, str(node.name), low.tensor(x), weight, bias)
+    low.set(node.outputs[0], result)
+    if add is not None:
+        low.set(add.outputs[0], result)
+        low.done.add(id(add))
+
+
+def batch_norm(low: Lowering, node: Node) -> None:
+    """Lower BatchNormalization: in training it normalises by the batch and updates the running statistics."""
+    x, scale, bias, mean, variance = _operands(node, 5)
+    numbers = [low.constant(value) if _is_constant(low, value) else None for value in (scale, bias)]
+    plain = numbers[0] is not None and numbers[1] is not None and (numbers[0] == 1).all() and not numbers[1].any()
+    path = str(mean.name).rpartition(".")[0]
+    momentum = round(1.0 - attribute(node, "momentum"), 9)  # free of the rounding of 1 - 0.9
+    arguments: dict[str, Any] = {
+        "num_features": _shape(mean)[0],
+        "eps": attribute(node, "epsilon"),
+        "momentum": None if path in low.notes.cumulative else momentum,
+        **({"affine": False} if plain else {}),
+    }
+    tensors = {
+        "weight": None if plain else scale,
+        "bias": None if plain else bias,
+        "running_mean": mean,
+        "running_var": variance,
+    }
+    features = low.tensor(x)
+    if not (mean.is_initializer() and variance.is_initializer()):
+        operands = [low.tensor(value) for value in (scale, bias, mean, variance)]
+        low.set(node.outputs[0], low.call(functions.normalised, features, *operands, arguments["eps"], name=node.name))
+        return
+    result = low.layer(str(node.name), _BATCH_NORMS[low.rank(x)], arguments, tensors, features)
+    if result is not None:
+        _count_batches(low, str(result.target))
+    else:
+        momentum = arguments["momentum"] or 0.1
+        kept = {"eps": arguments["eps"], "momentum": momentum}
+        operands = [low.tensor(value) for value in (scale, bias, mean, variance) if value is not None]
+        module, layer = functions.RunningNorm(**kept), Layer(functions.RunningNorm, kept)
+        result = low.call_module(str(node.name), module, layer, features, *operands)
+    low.set(node.outputs[0], result)
+
+
+def layer_norm(low: Lowering, node: Node) -> None:
+    """Lower LayerNormalization."""
+    x, scale, bias = _operands(node, 3)
+    rank = low.rank(x)
+    axis = attribute(node, "axis") % rank
+    shape = tuple(_shape(scale))
+    epsilon = attribute(node, "epsilon")
+    features = low.tensor(x)
+    if len(shape) != rank - axis or (bias is not None and tuple(_shape(bias)) != shape):
+        shape = tuple(size for size in x.shape[axis:])
+        result = low.call(F.layer_norm, features, shape, None, None, epsilon, name=node.name)
+        result = low.call(torch.mul, result, low.tensor(scale))
+        result = result if bias is None else low.call(torch.add, result, low.tensor(bias))
+        low.set(node.outputs[0], result)
+        return
+    arguments = {"normalized_shape": shape, "eps": epsilon} | ({"bias": False} if bias is None else {})
+    found = low.layer(str(node.name), nn.LayerNorm, arguments, {"weight": scale, "bias": bias}, features)
+    if found is None:
+        own, added = _tensors(low, scale, bias)
+        ones = low.constant(scale) if _is_constant(low, scale) else None
+        if ones is not None and (ones == 1).all():
+            own = None
+        found = low.call(F.layer_norm, features, shape, own, added, epsilon, name=node.name)
+    low.set(node.outputs[0], found)
+
+
+def instance_norm(low: Lowering, node: Node) -> None:
+    """Lower InstanceNormalization."""
+    if groups.group_norm(low, node):
+        return
+    x, scale, bias = _operands(node, 3)
+    epsilon = attribute(node, "epsilon")
+    features = low.tensor(x)
+    arguments = {"num_features": _shape(scale)[0], "eps": epsilon, "affine": True}
+    kind = _INSTANCE_NORMS.get(low.rank(x))
+    result = None
+    if kind is not None:
+        result = low.layer(str(node.name), kind, arguments, {"weight": scale, "bias": bias}, features)
+    if result is None:
+        own, added = _tensors(low, scale, bias)
+        options = {"weight": own, "bias": added, "eps": epsilon}
+        result = low.call(F.instance_norm, features, name=node.name, **options)
+    low.set(node.outputs[0], result)
+
+
+def dropout(low: Lowering, node: Node) -> None:
+    """Lower Dropout: it drops in training."""
+    x, ratio, _ = _operands(node, 3)
+    number = low.constant(ratio)
+    share = 0.5 if number is None else shortest(float(number.reshape(-1)[0]))
+    what = low.notes.dropouts.get(str(node.name), "")
+    rank = low.rank(x) if what == "channels" else 0
+    kind = _DROPOUTS.get((what, rank), nn.Dropout)
+    layer = Layer(kind, {"p": share})
+    low.set(node.outputs[0], low.call_module(str(node.name), kind(p=share), layer, low.tensor(x)))
+
+
+def prelu(low: Lowering, node: Node) -> None:
+    """Lower PRelu: a module where the slopes are spread over the channels, as nn.PReLU does."""
+    x, slope = _operands(node, 2)
+    features = low.tensor(x)
+    spread = slope.producer()
+    weight = slope if spread is None else spread.inputs[0]
+    shape = list(slope.shape or ())
+    result = None
+    if _is_parameter(low, weight) and len(_shape(weight)) == 1:
+        (count,) = _shape(weight)
+        rank = low.rank(x)
+        first = 1 - rank + len(shape)  # the place of the channels in the slope's shape, which is aligned at the end
+        if count == 1 or (rank > 1 and first >= 0 and shape[first] == count and math.prod(shape) == count):
+            arguments = {"num_parameters": count}
+            result = low.layer(str(node.name), nn.PReLU, arguments, {"weight": weight}, features)
+    if result is None:
+        negative = low.call(torch.mul, low.call(torch.clamp, features, max=0.0), low.tensor(slope))
+        result = low.call(torch.add, low.call(F.relu, features), negative, name=node.name)
+    low.set(node.outputs[0], result)
+
+
+def embedding(low: Lowering, node: Node, table: Value, index: Value) -> fx.Node | None:
+    """Return the call of an nn.Embedding for a Gather of rows of a weight; None if it is something else."""
+    if not _is_parameter(low, table) or len(_shape(table)) != 2 or low.constant(index) is not None:
+        return None
+    rows, features = _shape(table)
+    arguments = {"num_embeddings": rows, "embedding_dim": features}
+    padding = low.notes.paddings.get(str(table.name).rpartition(".")[0])
+    if padding is not None and padding < rows:
+        arguments["padding_idx"] = padding
+    return low.layer(str(node.name), nn.Embedding, arguments, {"weight": table}, low.tensor(index))
+
+
+def _linear(low: Lowering, name: str, x: fx.Node, weight: Value | None, bias: Value | None) -> fx.Node:
+    outputs, inputs = _shape(weight)
+    arguments = {"in_features": inputs, "out_features": outputs} | ({"bias": False} if bias is None else {})
+    result = low.layer(name, nn.Linear, arguments, {"weight": weight, "bias": bias}, x)
+    return low.call(F.linear, x, *_tensors(low, weight, bias), name=name) if result is None else result
+
+
+def _transposed(low: Lowering, value: Value) -> Value | None:
+    """Return the weight [out, in] that a value is the Transpose of."""
+    node = value.producer()
+    if node is None or node.op_type != "Transpose" or attribute(node, "perm", [1, 0]) != [1, 0]:
+        return None
+    weight = node.inputs[0]
+    return weight if _is_parameter(low, weight) and len(_shape(weight)) == 2 else None
+
+
+def _added(low: Lowering, product: Value, size: int) -> tuple[Node | None, Value | None]:
+    """Return the Add that alone uses a product, and the bias it adds."""
+    users = list(product.uses())
+    if len(users) != 1 or product.is_graph_output() or users[0].node.op_type != "Add":
+        return None, None
+    add = users[0].node
+    bias = add.inputs[1 - users[0].idx]
+    fits = bias is not None and _is_parameter(low, bias) and tuple(_shape(bias)) == (size,)
+    return (add, bias) if fits else (None, None)
+
+
+def _count_batches(low: Lowering, path: str) -> None:
+    """Give a batch normalisation the counter that a network from PyTorch has; others have none in the state dict."""
+    module = low.root.get_submodule(path)
+    assert isinstance(module, nn.modules.batchnorm._BatchNorm)
+    seen = low.notes.batches.get(path, low.notes.batches.get("*"))
+    if seen is not None or path in low.notes.cumulative:
+        module.num_batches_tracked = torch.tensor(seen or 0)
+    else:
+        module.num_batches_tracked = None
+        module._version = 1  # that of states without a counter: PyTorch's own networks load them
+        hooked: Any = module
+        if not module._load_state_dict_pre_hooks:
+            hooked.register_load_state_dict_pre_hook(drop_counter)
+
+
+def drop_counter(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Remove in place the counter that `load_state_dict` makes up or that a network from PyTorch brings."""
+    state.pop(f"{prefix}num_batches_tracked", None)
+
+
+def short(numbers: Sequence[int]) -> int | tuple[int, ...]:
+    """Return one number where all are the same, as people write it."""
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def _unusual(**numbers: Sequence[int] | int) -> dict[str, Any]:
+    """Return the arguments of a convolution that differ from PyTorch's defaults."""
+    usual = {"padding": 0, "output_padding": 0}
+    values = {name: value if isinstance(value, int) else short(value) for name, value in numbers.items()}
+    return {name: value for name, value in values.items() if value != usual.get(name, 1)}
+
+
+def _window(node: Node, axes: int) -> dict[str, list[int]]:
+    return {
+        "strides": attribute(node, "strides", [1] * axes),
+        "dilations": attribute(node, "dilations", [1] * axes),
+        "pads": attribute(node, "pads", [0] * axes * 2),
+    }
+
+
+def _operands(node: Node, count: int) -> list[Any]:
+    """Return the inputs, with None for those at the end that are left out."""
+    return [*node.inputs, *[None] * (count - len(node.inputs))]
+
+
+def _tensors(low: Lowering, *values: Value | None) -> list[fx.Node | None]:
+    return [None if value is None else low.tensor(value) for value in values]
+
+
+def _shape(value: Any) -> list[int]:
+    """Return the shape of a weight, which may be computed but has to be known."""
+    shape = value.shape if value.const_value is None else value.const_value.shape
+    if shape is None or not all(isinstance(size, int) for size in shape):
+        raise FormatError(f"value {value.name!r} is used as a weight, but its shape is not known")
+    return list(shape)
+
+
+def _is_parameter(low: Lowering, value: Value | None) -> bool:
+    return value is not None and value.is_initializer() and low.roles.get(str(value.name)) == "parameter"
+
+
+def _is_constant(low: Lowering, value: Value | None) -> bool:
+    return value is not None and value.is_initializer() and low.roles.get(str(value.name)) == "constant"

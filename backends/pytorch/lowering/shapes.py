@@ -1,0 +1,279 @@
+"""Operators that arrange: shapes, axes, parts. Those that compute with shapes give sizes, which are plain numbers."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from onnx_ir import Node
+from torch import fx
+
+from mopruning.backends.pytorch.lowering import functions
+from mopruning.backends.pytorch.lowering.attributes import attribute
+from mopruning.backends.pytorch.lowering.context import Lowering, Sizes, to_dtype
+from mopruning.backends.pytorch.lowering.layers import embedding
+from mopruning.errors import FormatError
+
+_END = 1 << 31  # ONNX writes "to the end" as a number at least as large
+
+
+def reshape(low: Lowering, node: Node) -> None:
+    """Lower Reshape: 0 keeps a size, -1 is what is left."""
+    x, shape = _inputs(node)
+    target, own = low.numbers(shape), low.sizes(x)
+    if own is not None and isinstance(low.get(x), Sizes) and target in ([-1], [len(own.items)]):
+        low.set(node.outputs[0], Sizes(own.items))
+        return
+    features = low.tensor(x)
+    if isinstance(target, list) and not attribute(node, "allowzero"):
+        target = [low.method("size", features, i) if size == 0 else size for i, size in enumerate(target)]
+    low.set(node.outputs[0], low.method("reshape", features, target, name=node.name))
+
+
+def flatten(low: Lowering, node: Node) -> None:
+    """Lower Flatten: two axes, those before `axis` and those after."""
+    (x,) = _inputs(node)
+    rank, features = low.rank(x), low.tensor(x)
+    axis = attribute(node, "axis")
+    axis = axis + rank if axis < 0 else axis
+    if axis == 1 and rank > 1:
+        result = low.call(torch.flatten, features, 1, name=node.name)
+    elif axis == 0 or axis == rank:
+        result = low.method("reshape", features, *((1, -1) if axis == 0 else (-1, 1)), name=node.name)
+    else:
+        front = low.call(torch.flatten, features, 0, axis - 1)
+        result = low.call(torch.flatten, front, 1, name=node.name)
+    low.set(node.outputs[0], result)
+
+
+def transpose(low: Lowering, node: Node) -> None:
+    """Lower Transpose."""
+    (x,) = _inputs(node)
+    order = attribute(node, "perm") or list(reversed(range(low.rank(x))))
+    low.set(node.outputs[0], low.method("permute", low.tensor(x), *order, name=node.name))
+
+
+def squeeze(low: Lowering, node: Node) -> None:
+    """Lower Squeeze."""
+    x, *rest = node.inputs
+    lowered = low.get(x)  # type: ignore[arg-type]
+    if isinstance(lowered, Sizes):
+        low.set(node.outputs[0], Sizes(lowered.items, scalar=True))
+        return
+    features = low.tensor(x)  # type: ignore[arg-type]
+    axes = _whole(low, node, rest[0]) if rest and rest[0] is not None else None
+    result = low.method("squeeze", features, *([] if axes is None else [tuple(axes)]), name=node.name)
+    low.set(node.outputs[0], result)
+
+
+def unsqueeze(low: Lowering, node: Node) -> None:
+    """Lower Unsqueeze."""
+    x, axes = _inputs(node)
+    lowered = low.get(x)
+    if isinstance(lowered, Sizes) and lowered.scalar:
+        low.set(node.outputs[0], Sizes(lowered.items))
+        return
+    numbers = _whole(low, node, axes)
+    rank = low.rank(x) + len(numbers)
+    result = low.tensor(x)
+    for axis in sorted(number % rank for number in numbers):
+        result = low.method("unsqueeze", result, axis)
+    low.set(node.outputs[0], result)
+
+
+def concat(low: Lowering, node: Node) -> None:
+    """Lower Concat."""
+    values = _inputs(node)
+    found = [low.sizes(value) for value in values]
+    if all(sizes is not None for sizes in found) and any(isinstance(low.get(value), Sizes) for value in values):
+        low.set(node.outputs[0], Sizes(tuple(item for sizes in found if sizes is not None for item in sizes.items)))
+        return
+    parts = [low.tensor(value) for value in values]
+    low.set(node.outputs[0], low.call(torch.cat, parts, attribute(node, "axis"), name=node.name))
+
+
+def split(low: Lowering, node: Node) -> None:
+    """Lower Split."""
+    x, *rest = node.inputs
+    axis = attribute(node, "axis")
+    features = low.tensor(x)  # type: ignore[arg-type]
+    if rest and rest[0] is not None:
+        parts = low.call(torch.split, features, low.numbers(rest[0]), axis, name=node.name)
+    else:
+        parts = low.call(torch.chunk, features, len(node.outputs), axis, name=node.name)
+    for index, output in enumerate(node.outputs):
+        if output.uses() or output.is_graph_output():
+            low.set(output, low.call(operator.getitem, parts, index))
+
+
+def slice_(low: Lowering, node: Node) -> None:
+    """Lower Slice."""
+    x, *rest = node.inputs
+    starts, ends = (_bounds(low, node, value) for value in rest[:2])
+    axes = _whole(low, node, rest[2]) if len(rest) > 2 and rest[2] is not None else list(range(len(starts)))
+    steps = _whole(low, node, rest[3]) if len(rest) > 3 and rest[3] is not None else [1] * len(starts)
+    own = low.get(x)  # type: ignore[arg-type]
+    if isinstance(own, Sizes) and all(isinstance(bound, int) for bound in (*starts, *ends)):
+        low.set(node.outputs[0], Sizes(own.items[starts[0] : ends[0] : steps[0]]))
+        return
+    rank = low.rank(x)  # type: ignore[arg-type]
+    result = low.tensor(x)  # type: ignore[arg-type]
+    ranges: list[Any] = [slice(None)] * rank
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step < 0:
+            result = low.call(functions.slice_back, result, axis % rank, start, end, step)
+        else:
+            stop = None if isinstance(end, int) and end >= _END else end
+            ranges[axis % rank] = slice(start or None, stop, None if step == 1 else step)
+    while ranges and ranges[-1] == slice(None):
+        ranges.pop()
+    if ranges:
+        result = low.call(operator.getitem, result, tuple(ranges), name=node.name)
+    low.set(node.outputs[0], result)
+
+
+def gather(low: Lowering, node: Node) -> None:
+    """Lower Gather: rows of an embedding, one entry of an axis, or entries by an index."""
+    x, index = _inputs(node)
+    axis = attribute(node, "axis")
+    number = low.constant(index)
+    found = embedding(low, node, x, index) if axis == 0 else None
+    if found is not None:
+        low.set(node.outputs[0], found)
+        return
+    own = low.get(x)
+    if isinstance(own, Sizes) and number is not None and number.ndim < 2:
+        items = tuple(own.items[int(i)] for i in number.reshape(-1))
+        low.set(node.outputs[0], Sizes(items, scalar=number.ndim == 0))
+        return
+    features = low.tensor(x)
+    if number is not None and number.ndim == 0:
+        result = low.method("select", features, axis, int(number), name=node.name)
+    else:
+        result = low.call(functions.take, features, low.tensor(index), axis, name=node.name)
+    low.set(node.outputs[0], result)
+
+
+def gather_elements(low: Lowering, node: Node) -> None:
+    """Lower GatherElements."""
+    x, index = (low.tensor(value) for value in _inputs(node))
+    low.set(node.outputs[0], low.call(functions.take_each, x, index, attribute(node, "axis"), name=node.name))
+
+
+def expand(low: Lowering, node: Node) -> None:
+    """Lower Expand, which broadcasts both ways."""
+    x, shape = _inputs(node)
+    low.set(node.outputs[0], low.call(functions.spread, low.tensor(x), low.numbers(shape), name=node.name))
+
+
+def tile(low: Lowering, node: Node) -> None:
+    """Lower Tile."""
+    x, repeats = _inputs(node)
+    low.set(node.outputs[0], low.call(torch.tile, low.tensor(x), low.numbers(repeats), name=node.name))
+
+
+def pad(low: Lowering, node: Node) -> None:
+    """Lower Pad."""
+    x, amounts, value, axes = [*node.inputs, None, None][:4]
+    rank, features = low.rank(x), low.tensor(x)  # type: ignore[arg-type]
+    numbers = _bounds(low, node, amounts)
+    chosen = list(range(rank)) if axes is None else [axis % rank for axis in _whole(low, node, axes)]
+    begins, ends = [0] * rank, [0] * rank
+    for position, axis in enumerate(chosen):
+        begins[axis], ends[axis] = numbers[position], numbers[len(chosen) + position]
+    mode = attribute(node, "mode")
+    around = [amount for pair in zip(reversed(begins), reversed(ends), strict=True) for amount in pair]
+    while len(around) > 2 and around[-2:] == [0, 0]:
+        around = around[:-2]
+    if mode == "constant":
+        filler = None if value is None else low.constant(value)
+        if value is not None and filler is None:
+            raise FormatError(f"node {node.name!r} (Pad): its value is computed; it must be a constant")
+        number = 0.0 if filler is None else filler.reshape(-1)[0].item()
+        result = low.call(F.pad, features, around, value=number, name=node.name)
+    elif len(around) // 2 in (rank - 1, rank - 2) and 3 <= rank <= 5 and len(around) <= 6 and min(around) >= 0:
+        names = {"reflect": "reflect", "edge": "replicate"}
+        result = low.call(F.pad, features, around, mode=names[mode], name=node.name)
+    else:
+        result = low.call(functions.pad_from_inside, features, begins, ends, mode, name=node.name)
+    low.set(node.outputs[0], result)
+
+
+def shape(low: Lowering, node: Node) -> None:
+    """Lower Shape to numbers."""
+    (x,) = _inputs(node)
+    axes = range(low.rank(x))[slice(attribute(node, "start"), attribute(node, "end"))]
+    features = low.tensor(x)
+    low.set(node.outputs[0], Sizes(tuple(low.method("size", features, axis) for axis in axes)))
+
+
+def size(low: Lowering, node: Node) -> None:
+    """Lower Size to a number."""
+    (x,) = _inputs(node)
+    low.set(node.outputs[0], Sizes((low.method("numel", low.tensor(x)),), scalar=True))
+
+
+def constant_of_shape(low: Lowering, node: Node) -> None:
+    """Lower ConstantOfShape."""
+    (x,) = _inputs(node)
+    given = node.attributes.get("value")
+    filler = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+    dtype = torch.float32 if given is None else to_dtype(given.as_tensor().dtype)
+    options = {"dtype": dtype, "device": low.call(getattr, low.first_input, "device")}
+    result = low.call(torch.full, low.numbers(x), filler.reshape(-1)[0].item(), name=node.name, **options)
+    low.set(node.outputs[0], result)
+
+
+def range_(low: Lowering, node: Node) -> None:
+    """Lower Range."""
+    start, limit, delta = (low.operand(value) for value in _inputs(node))
+    dtype = node.inputs[0].dtype  # type: ignore[union-attr]
+    options = {"dtype": to_dtype(dtype), "device": low.call(getattr, low.first_input, "device")} if dtype else {}
+    low.set(node.outputs[0], low.call(torch.arange, start, limit, delta, name=node.name, **options))
+
+
+def triangle(low: Lowering, node: Node) -> None:
+    """Lower Trilu."""
+    x, *rest = node.inputs
+    diagonal = low.operand(rest[0]) if rest and rest[0] is not None else 0
+    function = torch.triu if attribute(node, "upper") else torch.tril
+    low.set(node.outputs[0], low.call(function, low.tensor(x), diagonal, name=node.name))  # type: ignore[arg-type]
+
+
+def depth_to_space(low: Lowering, node: Node) -> None:
+    """Lower DepthToSpace."""
+    x, block = low.tensor(_inputs(node)[0]), attribute(node, "blocksize")
+    function = F.pixel_shuffle if attribute(node, "mode") == "CRD" else functions.depth_to_space
+    low.set(node.outputs[0], low.call(function, x, block, name=node.name))
+
+
+def space_to_depth(low: Lowering, node: Node) -> None:
+    """Lower SpaceToDepth."""
+    x, block = low.tensor(_inputs(node)[0]), attribute(node, "blocksize")
+    low.set(node.outputs[0], low.call(functions.space_to_depth, x, block, name=node.name))
+
+
+def _bounds(low: Lowering, node: Node, value: Any) -> list[Any]:
+    """Return numbers of which some may follow from shapes."""
+    found = low.numbers(value)
+    if isinstance(found, fx.Node):
+        raise FormatError(
+            f"node {node.name!r} ({node.op_type}): {value.name!r} is computed from the content of a tensor; it must "
+            "be a constant or follow from shapes"
+        )
+    return found
+
+
+def _whole(low: Lowering, node: Node, value: Any) -> list[int]:
+    """Return numbers that are constants."""
+    found = _bounds(low, node, value)
+    if not all(isinstance(number, int) for number in found):
+        raise FormatError(f"node {node.name!r} ({node.op_type}): {value.name!r} must be a constant")
+    return found
+
+
+def _inputs(node: Node) -> list[Any]:
+    return list(node.inputs)
