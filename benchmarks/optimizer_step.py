@@ -33,7 +33,7 @@ CASES: tuple[tuple[str, type[Optimizer], Callable[..., Optimizer], dict[str, Any
     ("SGD, momentum, weight decay", torch.optim.SGD, pytorch.SGDSparse, SGD, TARGET),
     ("Adam", torch.optim.Adam, pytorch.AdamSparse, ADAM, TARGET),
     ("AdamW", torch.optim.AdamW, pytorch.AdamWSparse, ADAM, TARGET),
-    ("SGD, momentum, no weight decay", torch.optim.SGD, pytorch.SGDSparse, {**SGD, "weight_decay": 0.0}, None),
+    ("SGD, momentum, no weight decay", torch.optim.SGD, pytorch.SGDSparse, {**SGD, "weight_decay": 0.0}, TARGET),
     ("SGD, foreach=True", torch.optim.SGD, pytorch.SGDSparse, {**SGD, "foreach": True}, None),
     ("SGD, fused=True", torch.optim.SGD, pytorch.SGDSparse, {**SGD, "fused": True}, None),
     ("Adam, fused=True", torch.optim.Adam, pytorch.AdamSparse, {**ADAM, "fused": True}, None),
