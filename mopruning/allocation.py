@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mopruning.arrays import Array, host_view, namespace, plain, rankable
+from mopruning.arrays import Array, count_true, host_view, plain, rankable
 from mopruning.counting import check_sparsity, sparsity_of, zeros_of
 from mopruning.errors import RecipeError
 from mopruning.granularity.base import Granularity, Shape
-from mopruning.granularity.units import _Units
+from mopruning.granularity.units import Units
 from mopruning.parts import Parts
 from mopruning.scores import lamp
 
@@ -131,7 +131,7 @@ def global_threshold(
 
     def solve(free: Sequence[str], zeros: float) -> dict[str, float]:
         marks = parts.keep_largest(free, sum(sizes[name] for name in free) - int(zeros))
-        return {name: sizes[name] - _count(mark) for name, mark in zip(free, marks, strict=True)}
+        return {name: sizes[name] - count_true(mark) for name, mark in zip(free, marks, strict=True)}
 
     total = _total_zeros(sparsity, sizes, lower, upper)
     zeros = {name: int(count) for name, count in _within_bounds(total, lower, upper, solve).items()}
@@ -316,7 +316,7 @@ class _Lamp(Mapping[str, Array]):
     def __getitem__(self, name: str) -> Array:
         scores = plain(self._scores[name])
         view = host_view(scores)
-        if view is not None and not isinstance(self._granularities[name], _Units):
+        if view is not None and not isinstance(self._granularities[name], Units):
             ranked = rankable(view)
             scores = np.sort(ranked, axis=None)[::-1].reshape(ranked.shape)  # ten times as fast as ordering indices
         return lamp(scores, name=name)
@@ -326,10 +326,3 @@ class _Lamp(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self._scores)
-
-
-def _count(mark: Array) -> int:
-    if isinstance(mark, np.ndarray):
-        return int(np.count_nonzero(mark))
-    xp = namespace(mark)
-    return int(xp.sum(xp.astype(mark, xp.int64)))

@@ -85,3 +85,11 @@ def all_finite(array: Array) -> bool:
             largest < infinity + negative and int(array.view(f"i{array.itemsize}").max()) < infinity
         )
     return bool(xp.all(xp.isfinite(array)))
+
+
+def count_true(mask: Array) -> int:
+    """Count the True elements of a bool array, on its own device."""
+    if isinstance(mask, np.ndarray):
+        return int(np.count_nonzero(mask))
+    xp = namespace(mask)
+    return int(xp.sum(xp.astype(mask, xp.int64)))

@@ -13,7 +13,7 @@ import numpy as np
 from mopruning.arrays import Array, host_view, like, namespace, plain, rankable
 from mopruning.errors import RecipeError
 from mopruning.granularity.base import Granularity, Shape
-from mopruning.granularity.units import _Units
+from mopruning.granularity.units import Units
 from mopruning.masks import check_finite
 from mopruning.selection import keep_largest
 from mopruning.sums import integral
@@ -61,7 +61,7 @@ class Parts:
             check_finite(ranked, name)
             self.shapes[name] = shape
             self._origins[name] = namespace(values).empty((0,), device=array_api_compat.device(values))
-            dtypes.append(np.dtype(np.float64) if isinstance(granularity, _Units) else ranked.dtype)
+            dtypes.append(np.dtype(np.float64) if isinstance(granularity, Units) else ranked.dtype)
         # NumPy 1 compares float32 elements with a float64 threshold in float32, so all parts get one dtype. Other
         # libraries rank their parts joined, which promotes them.
         if dtypes and all(isinstance(dtype, np.dtype) for dtype in dtypes):
@@ -81,7 +81,7 @@ class Parts:
     def _flat(self, name: str) -> Array:
         ranked = _native(plain(self._scores[name]))
         granularity = self._granularities.get(name)
-        if isinstance(granularity, _Units):
+        if isinstance(granularity, Units):
             ranked = _unit_means(ranked, granularity)
         flat = namespace(ranked).reshape(ranked, (-1,))
         return flat if self._dtype is None else flat.astype(self._dtype, copy=False)
@@ -118,13 +118,13 @@ def _native(values: Array) -> Array:
     return rankable(values if view is None else view)
 
 
-def _unit_means(scores: Array, granularity: _Units) -> Array:
+def _unit_means(scores: Array, granularity: Units) -> Array:
     """Return for each element the mean score of its unit, float64; sums are exact, so every device finds the same."""
     xp = namespace(scores)
     shape = tuple(scores.shape)
     if math.prod(shape) == 0:
         return xp.astype(scores, xp.float64)
-    unit = granularity._unit(shape)
+    unit = granularity.unit(shape)
     split = tuple(part for n, u in zip(shape, unit, strict=True) for part in (n // u, u))
     whole = integral(scores, math.prod(unit))
     largest = _largest(whole)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mopruning.allocation import ALLOCATIONS
-from mopruning.arrays import Array, host_view, like, namespace
+from mopruning.arrays import Array, count_true, host_view, like, namespace
 from mopruning.batchnorm import scale_names
 from mopruning.errors import StateError
 from mopruning.masks import mask
@@ -71,7 +71,7 @@ class Pruner:
             raise StateError("restore_sparsity and fix_sparsity read the masks off the weights: pass weights to Pruner")
         for name in self._rows.keys() - self.masks.keys():
             self.masks[name] = weights[name] != 0
-            self._initial[name] = 1.0 - _count(self.masks[name]) / max(1, math.prod(self._rows[name].shape))
+            self._initial[name] = 1.0 - count_true(self.masks[name]) / max(1, math.prod(self._rows[name].shape))
 
     @property
     def wants_gradients(self) -> bool:
@@ -85,7 +85,7 @@ class Pruner:
     def sparsity(self) -> float:
         """Share of zeros over all pruned parameters by the current masks; 0 before the first update."""
         total = sum(math.prod(row.shape) for row in self._rows.values())
-        return sum(math.prod(m.shape) - _count(m) for m in self.masks.values()) / total if total else 0.0
+        return sum(math.prod(m.shape) - count_true(m) for m in self.masks.values()) / total if total else 0.0
 
     def observe(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
         """Note weights and gradients for scores made of both; call it before the optimizer update.
@@ -306,13 +306,6 @@ class _Lazy(Mapping[str, Array]):
 def _granularity(row: PlanRow) -> Any:
     assert row.granularity is not None  # Plan.pruned holds no other
     return row.granularity
-
-
-def _count(mask: Array) -> int:
-    if isinstance(mask, np.ndarray):
-        return int(np.count_nonzero(mask))
-    xp = namespace(mask)
-    return int(xp.sum(xp.astype(mask, xp.int64)))
 
 
 def _numpy(array: Array) -> np.ndarray[Any, Any]:

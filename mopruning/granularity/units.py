@@ -15,23 +15,23 @@ from mopruning.selection import keep_largest
 from mopruning.sums import sums_within
 
 
-class _Units(Granularity):
+class Units(Granularity):
     """A granularity whose units tile the weight regularly."""
 
     @abstractmethod
-    def _unit(self, shape: Shape) -> Shape:
+    def unit(self, shape: Shape) -> Shape:
         """Return the extent of one unit along each axis of a weight that fits."""
 
     def units(self, shape: Shape) -> int:
         """Count the units of a weight that fits."""
-        return math.prod(n // u for n, u in zip(shape, self._unit(shape), strict=True) if u)
+        return math.prod(n // u for n, u in zip(shape, self.unit(shape), strict=True) if u)
 
     def zeros(self, shape: Shape, sparsity: float) -> int:
-        return zeros_of(sparsity, self.units(shape)) * math.prod(self._unit(shape))
+        return zeros_of(sparsity, self.units(shape)) * math.prod(self.unit(shape))
 
     def keep(self, scores: Array, sparsity: float) -> Array:
         xp = namespace(scores)
-        unit = self._unit(scores.shape)
+        unit = self.unit(scores.shape)
         split = tuple(part for n, u in zip(scores.shape, unit, strict=True) for part in (n // u, u))
         sums = sums_within(xp.reshape(scores, split), tuple(range(1, len(split), 2)))
         count = self.units(scores.shape)
@@ -40,7 +40,7 @@ class _Units(Granularity):
 
 
 @dataclass(frozen=True)
-class Filter(_Units):
+class Filter(Units):
     """Whole output channels are zeroed.
 
     Source: Li et al., "Pruning filters for efficient ConvNets", 2017 (sum of magnitudes).
@@ -52,12 +52,12 @@ class Filter(_Units):
     def misfit(self, shape: Shape) -> str | None:
         return None if shape else "a single number has no output channels"
 
-    def _unit(self, shape: Shape) -> Shape:
+    def unit(self, shape: Shape) -> Shape:
         return (1, *shape[1:])
 
 
 @dataclass(frozen=True)
-class Channel(_Units):
+class Channel(Units):
     """Whole input channels are zeroed.
 
     Source: He et al., "Channel pruning for accelerating very deep neural networks", 2017.
@@ -69,12 +69,12 @@ class Channel(_Units):
     def misfit(self, shape: Shape) -> str | None:
         return None if len(shape) > 1 else "a vector has no input channels"
 
-    def _unit(self, shape: Shape) -> Shape:
+    def unit(self, shape: Shape) -> Shape:
         return (shape[0], 1, *shape[2:])
 
 
 @dataclass(frozen=True)
-class Stripe(_Units):
+class Stripe(Units):
     """Stripes are zeroed: all input channels of one kernel position of one output channel.
 
     Source: Meng et al., "Pruning filter in filter", 2020.
@@ -86,12 +86,12 @@ class Stripe(_Units):
     def misfit(self, shape: Shape) -> str | None:
         return None if len(shape) > 2 else f"stripes need a convolution kernel, this weight has {len(shape)} axes"
 
-    def _unit(self, shape: Shape) -> Shape:
+    def unit(self, shape: Shape) -> Shape:
         return (1, shape[1], *(1 for _ in shape[2:]))
 
 
 @dataclass(frozen=True)
-class Block(_Units):
+class Block(Units):
     """Rectangular blocks are zeroed, such as 4 output by 4 input channels at one kernel position.
 
     Args:
@@ -121,5 +121,5 @@ class Block(_Units):
         bad = [f"axis {i} of {n}" for i, (n, b) in enumerate(zip(shape, self.shape, strict=False)) if n % b]
         return f"{' and '.join(bad)} no multiple of the block {self}" if bad else None
 
-    def _unit(self, shape: Shape) -> Shape:
+    def unit(self, shape: Shape) -> Shape:
         return (*self.shape, *(1 for _ in shape[len(self.shape) :]))

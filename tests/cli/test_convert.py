@@ -91,7 +91,7 @@ def test_existing_folder_needs_force_and_keeps_other_files(run, fails, torch, tm
     assert (folder / "model.py").read_text() == "old"
     assert run("convert", lenet, folder, "--force")[0] == 0
     assert names(folder) == ["model.py", "notes.txt", "weights.safetensors"]
-    assert "class lenet5" in (folder / "model.py").read_text()
+    assert "class Lenet5" in (folder / "model.py").read_text()
     assert names(tmp_path) == ["in.mopir", "net"]
 
 
