@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
+from mopruning.files import check_replacements
 from mopruning.ir import container, json_text
 from mopruning.ir.lazy import LazyArray, lazy, read_all
 
@@ -195,10 +196,7 @@ class MopirFile:
         Args:
             weights: Arrays by name, of the shape and dtype of those they replace.
         """
-        for name, array in weights.items():
-            old = self.tensors[name]
-            if (array.shape, array.dtype) != (old.shape, old.dtype):
-                raise ValueError(f"{name}: expected {old.dtype} {old.shape}, got {array.dtype} {array.shape}")
+        check_replacements(self.tensors, weights)
         self.tensors |= {name: lazy(array) for name, array in weights.items()}
 
     def arrays(self) -> dict[str, NumPyArray]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
+from mopruning.files import check_replacements
 from mopruning.ir import container, npz, safetensors
 from mopruning.ir.atomic import atomic
 from mopruning.ir.lazy import LazyArray
@@ -57,10 +58,7 @@ class ArrayFile:
         Args:
             weights: Arrays by name, of the shape and dtype of those they replace.
         """
-        for name, array in weights.items():
-            old = self.tensors[name]
-            if (array.shape, array.dtype) != (old.shape, old.dtype):
-                raise ValueError(f"{name}: expected {old.dtype} {old.shape}, got {array.dtype} {array.shape}")
+        check_replacements(self.tensors, weights)
         self.tensors = {name: np.asarray(weights.get(name, old)) for name, old in self.tensors.items()}
 
     def arrays(self) -> dict[str, NumPyArray]:

@@ -45,6 +45,16 @@ def host_view(array: Array) -> np.ndarray[Any, Any] | None:
     return np.from_dlpack(array)
 
 
+def on_host(array: Array) -> np.ndarray[Any, Any]:
+    """Return a NumPy array of the same values, copied where they lie on another device."""
+    view = host_view(array)
+    if view is None:
+        copy = array_api_compat.to_device(array, "cpu")
+        view = host_view(copy)  # which knows bfloat16
+        view = np.asarray(copy) if view is None else view
+    return view
+
+
 def like(result: np.ndarray[Any, Any], array: Array) -> Array:
     """Return `result`, in C order and writable, as an array of the library and on the device of `array`."""
     result = np.require(result, requirements=["C", "W"])

@@ -74,6 +74,15 @@ FORMATS: Mapping[str, Format] = {
 }
 """Suffix -> format; a new format is one line here."""
 
+
+def check_replacements(tensors: Mapping[str, Array], weights: Mapping[str, Array]) -> None:
+    """Raise ValueError where a new value has not the shape and dtype of the tensor it takes the place of."""
+    for name, array in weights.items():
+        old = tensors[name]
+        if (tuple(array.shape), array.dtype) != (tuple(old.shape), old.dtype):
+            raise ValueError(f"{name}: expected {old.dtype} {tuple(old.shape)}, got {array.dtype} {tuple(array.shape)}")
+
+
 _STATISTICS = ("running_mean", "running_var", "moving_mean", "moving_var", "moving_variance", "num_batches_tracked")
 
 

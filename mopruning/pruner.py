@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mopruning.allocation import ALLOCATIONS
-from mopruning.arrays import Array, count_true, host_view, like, namespace
+from mopruning.arrays import Array, count_true, like, namespace, on_host
 from mopruning.batchnorm import scale_names
 from mopruning.errors import StateError
 from mopruning.masks import mask
@@ -214,8 +214,8 @@ class Pruner:
             "last_update": self._last_update,
             "plan": self.plan.to_dict(),
             "initial": dict(self._initial),
-            "masks": {name: pack(_numpy(m)) for name, m in self.masks.items()},
-            "observed": {name: _numpy(score) for name, score in self.observed.items()},
+            "masks": {name: pack(on_host(m)) for name, m in self.masks.items()},
+            "observed": {name: on_host(score) for name, score in self.observed.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -306,8 +306,3 @@ class _Lazy(Mapping[str, Array]):
 def _granularity(row: PlanRow) -> Any:
     assert row.granularity is not None  # Plan.pruned holds no other
     return row.granularity
-
-
-def _numpy(array: Array) -> np.ndarray[Any, Any]:
-    view = host_view(array)
-    return view if view is not None else np.asarray(array.cpu() if hasattr(array, "cpu") else array)

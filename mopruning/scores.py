@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
-from mopruning.arrays import Array, host_view, like, namespace, plain, rankable
+from mopruning.arrays import Array, host_view, like, namespace, on_host, plain, rankable
 from mopruning.errors import RecipeError, WeightError
 from mopruning.granularity.base import inputs_axis
 from mopruning.masks import check_finite
@@ -115,7 +114,7 @@ def fpgm(weights: Array, *, name: str | None = None) -> Array:
     array([7., 8., 9.], dtype=float32)
     """
     values = plain(weights)
-    host = _on_host(values)
+    host = rankable(on_host(values))
     check_finite(host, name)
     if host.ndim == 0 or host.size == 0:
         return like(np.zeros(host.shape, np.float32), values)
@@ -294,17 +293,6 @@ def _real(array: Array) -> Array:
     values = rankable(plain(array))
     xp = namespace(values)
     return values if xp.isdtype(values.dtype, "real floating") else xp.astype(values, xp.float64)
-
-
-def _on_host(array: Array) -> np.ndarray[Any, Any]:
-    """Return a NumPy array of the same values, copied where they lie on another device."""
-    view = host_view(array)
-    if view is None:
-        copy = array_api_compat.to_device(array, "cpu")
-        view = host_view(copy)  # which knows bfloat16
-        view = np.asarray(copy) if view is None else view
-    host: np.ndarray[Any, Any] = rankable(view)
-    return host
 
 
 def _distance_sums(filters: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -15,11 +15,11 @@ from mopruning import allocation, parts
 from mopruning.allocation import ALLOCATIONS, erk, global_masks, global_threshold, lamp_threshold, uniform
 from mopruning.counting import zeros_of
 from mopruning.errors import RecipeError
-from mopruning.granularity import NM, BankBalanced, Block, Channel, Filter, KernelPattern, Stripe, Unstructured
+from mopruning.granularity import NM, BankBalanced, Filter, Unstructured
 from mopruning.masks import mask
 from mopruning.scores import lamp
+from tests.mixed_layers import MIXED, MIXED_SHAPES, NET
 
-NET = {"stem": (16, 3, 3, 3), "conv": (32, 16, 3, 3), "wide": (64, 32, 1, 1), "head": (10, 64), "gain": (7,)}
 sparsities = st.floats(0.0, 1.0)
 
 
@@ -196,20 +196,6 @@ def test_unbounded_ranks_once_and_bounded_again(monkeypatch):
     global_masks(layers, 0.9)
     global_threshold(layers, unstructured(layers), 0.9)
     assert calls == [5, 5]
-
-
-MIXED = {
-    "stem": Unstructured(),
-    "conv": BankBalanced(4),
-    "wide": Filter(),
-    "head": NM(2, 4),
-    "next": Stripe(),
-    "grid": Block((4, 4)),
-    "last": Channel(),
-    "kernel": KernelPattern(),
-}
-MIXED_SHAPES = NET | {"next": (8, 16, 3, 3), "grid": (16, 16), "last": (10, 12), "kernel": (8, 8, 3, 3)}
-del MIXED_SHAPES["gain"]
 
 
 def realised(shares: Mapping[str, float], granularities=MIXED, shapes=MIXED_SHAPES) -> dict[str, int]:

@@ -15,21 +15,8 @@ from hypothesis.extra import numpy as hnp
 from mopruning import allocation, parts, scores
 from mopruning.allocation import global_masks, global_threshold, lamp_threshold
 from mopruning.errors import RecipeError, WeightError
-from mopruning.granularity import NM, BankBalanced, Block, Channel, Filter, KernelPattern, Stripe, Unstructured
-
-NET = {"stem": (16, 3, 3, 3), "conv": (32, 16, 3, 3), "wide": (64, 32, 1, 1), "head": (10, 64), "gain": (7,)}
-MIXED = {
-    "stem": Unstructured(),
-    "conv": BankBalanced(4),
-    "wide": Filter(),
-    "head": NM(2, 4),
-    "next": Stripe(),
-    "grid": Block((4, 4)),
-    "last": Channel(),
-    "kernel": KernelPattern(),
-}
-MIXED_SHAPES = NET | {"next": (8, 16, 3, 3), "grid": (16, 16), "last": (10, 12), "kernel": (8, 8, 3, 3)}
-del MIXED_SHAPES["gain"]
+from mopruning.granularity import BankBalanced, Channel, Filter, Stripe, Unstructured
+from tests.mixed_layers import MIXED, MIXED_SHAPES, NET
 
 
 def network(seed: int = 0, shapes: Mapping[str, tuple[int, ...]] = NET) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mopruning import scores
+from mopruning import arrays, scores
 from mopruning.arrays import host_view
 from mopruning.errors import RecipeError, WeightError
 from mopruning.granularity import Filter
@@ -53,8 +53,9 @@ def elsewhere(monkeypatch):
     def view(array):
         return host_view(array) if isinstance(array, np.ndarray) or any(array is a for a in arrived) else None
 
-    monkeypatch.setattr(scores.array_api_compat, "to_device", to_device)
-    monkeypatch.setattr(scores, "host_view", view)
+    monkeypatch.setattr(arrays.array_api_compat, "to_device", to_device)
+    for module in (arrays, scores):
+        monkeypatch.setattr(module, "host_view", view)
 
 
 def test_doctests():

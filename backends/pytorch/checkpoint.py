@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mopruning.errors import FormatError
+from mopruning.files import check_replacements
 from mopruning.ir.atomic import atomic
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
@@ -86,12 +87,9 @@ class Checkpoint:
         Raises:
             FormatError: If elements of a tensor share memory (an expanded view), so that they cannot differ.
         """
+        check_replacements(self._tensors, weights)
         for name, value in weights.items():
             tensor = self._tensors[name]
-            if (tensor.shape, tensor.dtype) != (value.shape, value.dtype):
-                raise ValueError(
-                    f"{name}: expected {tensor.dtype} {tuple(tensor.shape)}, got {value.dtype} {tuple(value.shape)}"
-                )
             try:
                 with torch.no_grad():
                     tensor.copy_(value)
