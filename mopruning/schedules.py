@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mopruning.counting import check_sparsity
@@ -32,6 +33,11 @@ class Schedule(ABC):
     @abstractmethod
     def end(self) -> int:
         """The last scheduled update; from it on the sparsity is the target."""
+
+    @property
+    @abstractmethod
+    def updates(self) -> Sequence[int]:
+        """Every scheduled update, ascending; what a compiled graph compares its step with."""
 
     @abstractmethod
     def latest_update(self, last: int, step: int) -> int | None:
@@ -73,6 +79,10 @@ class OneShot(Schedule):
     def end(self) -> int:
         return self.start
 
+    @property
+    def updates(self) -> Sequence[int]:
+        return (self.start,)
+
     def latest_update(self, last: int, step: int) -> int | None:
         return self.start if last < self.start <= step else None
 
@@ -104,7 +114,9 @@ class Polynomial(Schedule):
     >>> ramp = Polynomial(start=100, length=250, frequency=100)
     >>> [ramp.latest_update(-1, step) for step in (99, 100, 299, 349, 350, 1000)]
     [None, 100, 200, 300, 350, 350]
-    >>> [round(ramp.sparsity(update, 0.0, 0.9), 4) for update in (100, 200, 300, 350)]
+    >>> ramp.updates
+    (100, 200, 300, 350)
+    >>> [round(ramp.sparsity(update, 0.0, 0.9), 4) for update in ramp.updates]
     [0.0, 0.7056, 0.8928, 0.9]
     """
 
@@ -124,6 +136,10 @@ class Polynomial(Schedule):
     @property
     def end(self) -> int:
         return self.start + self.length
+
+    @property
+    def updates(self) -> Sequence[int]:
+        return (*range(self.start, self.end, int(self.frequency)), self.end)
 
     def latest_update(self, last: int, step: int) -> int | None:
         if step < self.start:

@@ -49,6 +49,11 @@ def test_updates_of_a_ramp_by_hand():
     assert updates(Polynomial(start=7), 60) == updates(OneShot(7), 60) == [7]
 
 
+@given(schedules_of_all_kinds)
+def test_updates_are_those_of_a_run(schedule):
+    assert list(schedule.updates) == updates(schedule, schedule.end + 3)
+
+
 def test_published_formula():
     ramp = Polynomial(start=100, length=400, frequency=50)
     assert ramp.sparsity(100, 0.2, 0.8) == 0.2

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mopruning.backends.pytorch.sparsifier import Sparsifier
+from mopruning.backends.pytorch.sparsifier import TorchSparsifier
 
 STATE_KEY = "mopruning"
 
@@ -25,7 +25,7 @@ _FUSED_ON_CPU = frozenset({"SGD", "Adam", "AdamW", "Adagrad"})
 _LEAST_EPS = 1e-30  # one that vanishes makes zero over zero: NaN
 
 
-def attach(optimizer: Optimizer, sparsifier: Sparsifier) -> None:
+def attach(optimizer: Optimizer, sparsifier: TorchSparsifier) -> None:
     """Make an optimizer sparse in place: every `step` from now on goes through the sparsifier.
 
     Before an update, gradients of pruned weights are zeroed, after it the sparsifier counts a step; where the masks

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,28 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mopruning.backends.pytorch.hooks import attach, native_class, warn_of_masks
-from mopruning.backends.pytorch.sparsifier import Sparsifier
+from mopruning.backends.pytorch.sparsifier import TorchSparsifier
 from mopruning.backends.pytorch.weights import Named, Weights, layouts_of, module_of
 from mopruning.errors import RecipeError
 from mopruning.plan import Plan
 from mopruning.pruner import Pruner
-from mopruning.published import from_optimizer_arguments
-from mopruning.recipe import Recipe
-
-SPARSE_ARGUMENTS = frozenset(inspect.signature(from_optimizer_arguments).parameters)
-
-
-def _added(function: Any) -> list[inspect.Parameter]:
-    """Return the arguments that sparsity adds to a native signature: those of a function, then the recipe's."""
-    both = [*inspect.signature(function).parameters.values()]
-    both += inspect.signature(from_optimizer_arguments).parameters.values()
-    return [parameter for parameter in both if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+from mopruning.sparse_arguments import read_sparse, sparse_signature, take_sparse
 
 
 class _Planned:
     """What both kinds of sparse optimizer show of their inside."""
 
-    _sparsifier: Sparsifier | None = None
+    _sparsifier: TorchSparsifier | None = None
 
     @property
     def plan(self) -> Plan | None:
@@ -76,7 +65,7 @@ class _Sparse(_Planned, Optimizer):
         prune_device: Any = "default",
         **kwargs: Any,
     ) -> None:
-        sparse = {key: kwargs.pop(key) for key in SPARSE_ARGUMENTS & kwargs.keys()}
+        sparse = take_sparse(kwargs)
         modules = _modules(params, param_name)  # the native optimizer is about to exhaust its generators
         super().__init__(params.named_parameters() if isinstance(params, nn.Module) else params, *args, **kwargs)
         self._sparsifier = _make_sparse(self, param_name, modules, recipe, sparse, prune_device)
@@ -85,8 +74,7 @@ class _Sparse(_Planned, Optimizer):
         """Show the native signature with the sparse arguments after it."""
         super().__init_subclass__()
         if "__init__" not in cls.__dict__:
-            shown = [*inspect.signature(native_class(cls)).parameters.values(), *_added(_Sparse.__init__)]
-            cls.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+            cls.__signature__ = sparse_signature(native_class(cls), _Sparse.__init__)  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_sparsifier": self._sparsifier}
@@ -141,9 +129,6 @@ class SparseOptimizer(_Planned, Optimizer):
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"SparseOptimizer wraps a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if unknown := sparse.keys() - SPARSE_ARGUMENTS:
-            known = ", ".join(sorted(SPARSE_ARGUMENTS))
-            raise TypeError(f"SparseOptimizer: unknown arguments {', '.join(sorted(unknown))}; known: {known}")
         self.optimizer = optimizer
         self._sparsifier = _make_sparse(optimizer, param_name, _modules(param_name), recipe, sparse, prune_device)
 
@@ -265,10 +250,8 @@ def _make_sparse(
     recipe: Any,
     sparse: Mapping[str, Any],
     prune_device: Any,
-) -> Sparsifier | None:
-    if recipe is not None and sparse:
-        raise TypeError(f"give recipe= or the arguments {', '.join(sorted(sparse))}, not both")
-    loaded = Recipe.load(recipe) if recipe is not None else from_optimizer_arguments(**sparse)
+) -> TorchSparsifier | None:
+    loaded = read_sparse(recipe, sparse)
     if not loaded.active:
         optimizer.register_load_state_dict_pre_hook(warn_of_masks)
         return None
@@ -282,12 +265,12 @@ def _make_sparse(
     if len(modules) == 1:  # names what has no name yet, and knows the further names of tied parameters
         weights.extend(modules[0], members)
     weights.extend(_by_place(optimizer), layouts=layouts)
-    sparsifier = Sparsifier(weights, loaded, prune_device)
+    sparsifier = TorchSparsifier(weights, loaded, prune_device)
     attach(optimizer, sparsifier)
     return sparsifier
 
 
-def _extend(sparsifier: Sparsifier | None, optimizer: Optimizer, modules: list[nn.Module]) -> None:
+def _extend(sparsifier: TorchSparsifier | None, optimizer: Optimizer, modules: list[nn.Module]) -> None:
     if sparsifier is not None:
         sparsifier.extend(_by_place(optimizer), layouts_of(modules))
 

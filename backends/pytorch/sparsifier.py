@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -12,14 +10,12 @@ import torch
 from torch import Tensor
 
 from mopruning.backends.pytorch.weights import Eraser, Layout, Named, Weights
-from mopruning.errors import RecipeError
-from mopruning.names import Names, check_choice
-from mopruning.plan import Plan
-from mopruning.pruner import Pruner
+from mopruning.names import check_choice
 from mopruning.recipe import Recipe
+from mopruning.sparsifier import Sparsifier, map_arrays
 
 
-class Sparsifier:
+class TorchSparsifier(Sparsifier):
     """Carries out in PyTorch what a `Pruner` decides.
 
     Args:
@@ -30,8 +26,6 @@ class Sparsifier:
 
     Attributes:
         weights: The parameters.
-        recipe: What to prune.
-        pruner: The state machine.
 
     Raises:
         RecipeError: If `mask_device` is neither, or the recipe does not fit the parameters.
@@ -40,40 +34,15 @@ class Sparsifier:
     def __init__(self, weights: Weights, recipe: Recipe, mask_device: Literal["default", "cpu"] = "default") -> None:
         check_choice(mask_device, ("default", "cpu"), "prune_device")
         self.weights = weights
-        self.recipe = recipe
         self._on_host = mask_device == "cpu"
-        self._seen: Mapping[str, Tensor] = _OnHost(self.weights) if self._on_host else self.weights
-        self.pruner = Pruner(self._plan(), self._seen)
         self._erasers: dict[str, Eraser] = {}
-        if recipe.l1 and not self.pruner.plan.pruned:
-            warnings.warn("the L1 penalty acts on the parameters to be pruned, and there are none", stacklevel=2)
+        super().__init__(weights, recipe, _OnHost(weights) if self._on_host else None)
         self.load_masks()
-
-    def _plan(self) -> Plan:
-        return self._untied().plan(self.weights.shapes, self.weights.frozen)
-
-    def _untied(self) -> Recipe:
-        """Return the recipe with every further name of a tied parameter replaced by its first one."""
-        if not self.weights.aliases:
-            return self.recipe
-        own, further = Names(self.weights), Names(self.weights.aliases)
-
-        def first(key: str) -> str:
-            found, exact = ([], False) if own.find(key)[0] else further.find(key)
-            return self.weights.aliases[found[0]] if exact else key
-
-        layers: dict[str, Any] = {}
-        for key, rule in self.recipe.layers.items():
-            if layers.setdefault(first(key), rule) != rule:
-                raise RecipeError(f"{self.recipe.layers_from}: {key!r} is tied to {first(key)!r}; give them one rule")
-        scales = {first(weight): first(scale) for weight, scale in self.recipe.bn_scales.items()}
-        return replace(self.recipe, layers=layers, skip=tuple(map(first, self.recipe.skip)), bn_scales=scales)
 
     def extend(self, source: Named, layouts: Mapping[int, Layout] | None = None) -> None:
         """Take further parameters in, in place; their masks start at the next update."""
         self.weights.extend(source, layouts=layouts)
-        self.pruner.replan(self._plan(), self._seen)
-        self.load_masks()
+        self.replan()
 
     @property
     def pruning(self) -> bool:
@@ -100,7 +69,7 @@ class Sparsifier:
                 gradients = {name: gradient / scale for name, gradient in gradients.items()}
             if self._on_host:
                 gradients = {name: gradient.cpu() for name, gradient in gradients.items()}
-            self.pruner.observe(self._seen, gradients)
+            self.pruner.observe(self.seen, gradients)
 
     def penalise(self, scale: Tensor | float = 1.0) -> None:
         """Add the gradient of the L1 penalty to the gradients of all parameters to be pruned in place.
@@ -120,13 +89,6 @@ class Sparsifier:
                     parameter.grad = penalty.add_(parameter.grad.detach())
                 else:
                     parameter.grad.detach().add_(penalty)
-
-    def step(self) -> bool:
-        """Count one update; return whether it changed the masks, which are then in force."""
-        if self.pruner.step(self._seen) is None:
-            return False
-        self.load_masks()
-        return True
 
     def erase_weights(self) -> None:
         """Zero every pruned weight in place."""
@@ -149,11 +111,10 @@ class Sparsifier:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the pruner's state with tensors for arrays, so that `torch.load(weights_only=True)` reads it."""
-        state: dict[str, Any] = self.pruner.state_dict()
-        return {
-            key: _map_arrays(value, lambda array: torch.from_numpy(array.copy()), np.ndarray)
-            for key, value in state.items()
-        }
+        state: dict[str, Any] = map_arrays(
+            super().state_dict(), lambda array: torch.from_numpy(array.copy()), np.ndarray
+        )
+        return state
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
         """Raise StateError where `load_state_dict` would."""
@@ -174,7 +135,7 @@ class Sparsifier:
 
 def _with_numpy(state: Any) -> Any:
     """Return a saved state with NumPy arrays, as the pruner knows it, for tensors."""
-    return _map_arrays(state, lambda value: value.cpu().numpy(), Tensor)
+    return map_arrays(state, lambda value: value.cpu().numpy(), Tensor)
 
 
 class _OnHost(Mapping[str, Tensor]):
@@ -186,15 +147,8 @@ class _OnHost(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         return self._weights[name].cpu()
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._weights)
 
     def __len__(self) -> int:
         return len(self._weights)
-
-
-def _map_arrays(tree: Any, change: Any, kind: type) -> Any:
-    """Return a copy of nested dictionaries with every value of type `kind` changed."""
-    if isinstance(tree, Mapping):
-        return {key: _map_arrays(value, change, kind) for key, value in tree.items()}
-    return change(tree) if isinstance(tree, kind) else tree

@@ -55,7 +55,7 @@ def test_signature_is_the_native_one_and_the_sparse_arguments(name):
 
 
 def test_sparse_arguments_clash_with_no_native_one():
-    from mopruning.backends.pytorch.optimizers import SPARSE_ARGUMENTS
+    from mopruning.sparse_arguments import SPARSE_ARGUMENTS
 
     for name in CLASSES:
         native = inspect.signature(getattr(torch.optim, name.removesuffix("Sparse"))).parameters
