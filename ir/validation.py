@@ -41,18 +41,21 @@ class Problem:
 
 
 class UnsupportedOperators(FormatError):  # noqa: N818 - it lists operators, and is an error by its base
-    """A model outside the operator profile; the message lists everything that is wrong with it.
+    """A model outside the operator profile, or beyond a framework; the message lists everything that is wrong with it.
 
     Args:
         name: Name of the model.
         problems: Everything that was found.
+        reason: What the problems mean for the model.
     """
 
-    def __init__(self, name: str, problems: tuple[Problem, ...]) -> None:
+    def __init__(
+        self, name: str, problems: tuple[Problem, ...], reason: str = "is outside the operator profile"
+    ) -> None:
         self.problems = problems
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "".join(f"\n  {problem}" for problem in problems)
-        super().__init__(f"model {name!r} is outside the operator profile, {count}:{lines}")
+        super().__init__(f"model {name!r} {reason}, {count}:{lines}")
 
 
 def validate(model: onnx_ir.Model) -> None:

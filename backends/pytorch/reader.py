@@ -27,9 +27,10 @@ from mopruning.backends.pytorch.exporting.tracing import (
     unwrapped,
 )
 from mopruning.backends.pytorch.exporting.translations import DOMAIN, UNSUPPORTED
-from mopruning.backends.pytorch.notes import Notes, batch_counts, default_roles
+from mopruning.backends.pytorch.notes import Notes, batch_counts
 from mopruning.errors import FormatError
 from mopruning.ir.operators import OPERATORS
+from mopruning.ir.roles import roles_metadata
 from mopruning.ir.validation import Problem, UnsupportedOperators, validate
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
@@ -89,9 +90,10 @@ def to_ir(module: nn.Module, example: Example, *, dynamic_batch: bool = True) ->
     dropouts = {
         str(node.name): node.meta["kind"] for node in model.graph if node.meta.get("kind", "elements") != "elements"
     }
-    roles = _roles(model)
+    roles = {name: value.meta.get(SOURCE, "constant") for name, value in model.graph.initializers.items()}
+    noted = roles_metadata(model, roles)
     result = _finished(model, type(source).__name__, source.state_dict())
-    result.metadata_props.update(_notes(source, roles, dropouts).to_metadata())
+    result.metadata_props.update(_notes(source, dropouts).to_metadata() | noted)
     validate(result)
     return result
 
@@ -176,14 +178,7 @@ def _name_axes(model: Model) -> None:
         )
 
 
-def _roles(model: Model) -> dict[str, str]:
-    """Return what each initializer is, where `default_roles` would take it for something else."""
-    usual = default_roles(model)
-    actual = {name: value.meta.get(SOURCE, "constant") for name, value in model.graph.initializers.items()}
-    return {name: role for name, role in actual.items() if role != usual[name]}
-
-
-def _notes(module: nn.Module, roles: Mapping[str, str], dropouts: Mapping[str, str]) -> Notes:
+def _notes(module: nn.Module, dropouts: Mapping[str, str]) -> Notes:
     batches, cumulative, paddings = {}, [], {}
     for path, part in module.named_modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and part.num_batches_tracked is not None:
@@ -192,7 +187,7 @@ def _notes(module: nn.Module, roles: Mapping[str, str], dropouts: Mapping[str, s
                 cumulative.append(path)
         elif isinstance(part, nn.Embedding) and part.padding_idx is not None:
             paddings[path] = int(part.padding_idx)
-    return Notes(roles, batch_counts(batches), tuple(cumulative), dropouts, paddings)
+    return Notes(batch_counts(batches), tuple(cumulative), dropouts, paddings)
 
 
 def _output_names(program: torch.export.ExportedProgram, name: str) -> list[str]:

@@ -12,7 +12,7 @@ from torch import fx
 
 from mopruning.backends.pytorch.lowering import arithmetic, layers, pooling, recurrent, shapes
 from mopruning.backends.pytorch.lowering.context import Lowering
-from mopruning.backends.pytorch.notes import Notes, default_roles
+from mopruning.backends.pytorch.notes import Notes
 from mopruning.errors import FormatError
 from mopruning.ir.passes.shapes import infer_shapes
 from mopruning.ir.validation import validate
@@ -115,19 +115,13 @@ def lowered(model: onnx_ir.Model) -> Lowering:
     """Lower a whole model: the finished fx graph, and the modules that it calls."""
     validate(model)
     prepared = infer_shapes(model)
-    notes = Notes.of(model)
-    roles = default_roles(prepared) | {
-        name: role for name, role in notes.roles.items() if name in prepared.graph.initializers
-    }
-    low = Lowering(prepared, roles, notes, LOWERINGS)
+    low = Lowering(prepared, Notes.of(model), LOWERINGS)
     graph = prepared.graph
     for value in graph.inputs:
         placeholder = low.graph.placeholder(identifier(str(value.name)))
         low.first_input = low.first_input or placeholder
         low.set(value, placeholder)
-    for node in graph:
-        if not all(value is None or low.is_fixed(value) for value in node.inputs):
-            low.lower(node)  # what is made of weights alone waits until a layer asks for it
+    low.run()
     outputs = [low.tensor(value) for value in graph.outputs]
     low.graph.output(outputs[0] if len(outputs) == 1 else tuple(outputs))
     for fx_node in reversed(low.graph.nodes):

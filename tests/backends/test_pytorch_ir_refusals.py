@@ -22,6 +22,7 @@ from torch import nn  # noqa: E402
 from mopruning.backends import pytorch  # noqa: E402
 from mopruning.backends.pytorch.notes import Notes  # noqa: E402
 from mopruning.errors import FormatError  # noqa: E402
+from mopruning.ir.roles import noted_roles  # noqa: E402
 from mopruning.ir.validation import UnsupportedOperators  # noqa: E402
 from tests.backends.pytorch_ir_networks import Function, ResNet  # noqa: E402
 
@@ -129,17 +130,19 @@ def test_adapter_loads_onnx_only_when_it_is_needed(tmp_path):
 def test_notes_that_someone_else_wrote_are_ignored(content):
     graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": 20})
     metadata = {"mopruning.roles": content, "mopruning.pytorch": content}
-    assert Notes.of(onnx_ir.Model(graph, ir_version=10, metadata_props=metadata)) == Notes()
+    model = onnx_ir.Model(graph, ir_version=10, metadata_props=metadata)
+    assert Notes.of(model) == Notes()
+    assert noted_roles(model) == {}
 
 
 def test_notes_return_as_they_were():
-    notes = Notes({"a": "buffer"}, {"*": 3}, ("bn",), {"drop": "channels"}, {"word": 0})
+    notes = Notes({"*": 3}, ("bn",), {"drop": "channels"}, {"word": 0})
     graph = onnx_ir.Graph([], [], nodes=[], opset_imports={"": 20})
     assert Notes.of(onnx_ir.Model(graph, ir_version=10, metadata_props=notes.to_metadata())) == notes
     assert Notes().to_metadata() == {}
 
 
-@pytest.mark.parametrize("name", ["reader", "writer", "source", "notes", "lowering.attributes"])
+@pytest.mark.parametrize("name", ["reader", "writer", "source", "notes"])
 def test_doctests(name):
     result = doctest.testmod(importlib.import_module(f"mopruning.backends.pytorch.{name}"))
     assert result.attempted

@@ -15,9 +15,9 @@ from onnx_ir import Node
 from torch import fx
 
 from mopruning.backends.pytorch.lowering import functions
-from mopruning.backends.pytorch.lowering.attributes import attribute
 from mopruning.backends.pytorch.lowering.context import INDEX, Lowering, Sizes, to_dtype
 from mopruning.errors import FormatError
+from mopruning.ir.attributes import attribute
 
 UNARY: Mapping[str, Callable[..., Any]] = {
     "Relu": F.relu,

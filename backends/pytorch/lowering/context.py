@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.notes import Notes
 from mopruning.errors import FormatError
-from mopruning.ir.passes.constants import constant
+from mopruning.ir import lowering
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -55,12 +55,11 @@ class Layer:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Lowering:
+class Lowering(lowering.Lowering["fx.Node | Sizes"]):
     """Builds an fx graph from an IR graph; one function an operator tells it what to add.
 
     Args:
         model: The IR model, with shapes inferred.
-        roles: Initializer -> "parameter", "buffer" or "constant".
         notes: What PyTorch knows beyond the graph.
         operators: Operator -> the function that adds it.
 
@@ -68,61 +67,28 @@ class Lowering:
         graph: The fx graph so far.
         root: Holds modules, parameters and buffers under their paths.
         layers: Path of each module -> how it was built.
-        done: Nodes (by `id`) that are lowered.
-        place: Name of the node that is being lowered.
     """
 
     def __init__(
         self,
         model: onnx_ir.Model,
-        roles: Mapping[str, str],
         notes: Notes,
         operators: Mapping[str, Callable[[Lowering, Node], None]],
     ) -> None:
-        self.model = model
-        self._operators = operators
-        self.roles = roles
+        super().__init__(model, operators, "PyTorch")
         self.notes = notes
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.layers: dict[str, Layer] = {}
-        self.done: set[int] = set()
         self.first_input: fx.Node | None = None
-        self.place = ""
-        self._lowered: dict[int, Lowered] = {}
-        self._fixed: dict[int, bool] = {}
-        self._known: dict[int, bool] = {}
         self._owned: dict[str, str] = {}  # initializer -> path of the module that holds it
         self._fetched: dict[str, fx.Node] = {}
         self._constants: dict[int, tuple[NumPyArray, fx.Node]] = {}
-        kept = [name for name in model.graph.initializers if roles[name] != "constant"]
+        kept = [name for name in model.graph.initializers if self.roles[name] != "constant"]
         parents = ([*name.split(".")[:-1]] for name in kept)
         self._reserved = {".".join(parts[: i + 1]) for parts in parents for i in range(len(parts))} | set(kept)
 
     # Values
-
-    def set(self, value: Value, lowered: Lowered) -> None:
-        """Say what stands for an ONNX value."""
-        self._lowered[id(value)] = lowered
-
-    def get(self, value: Value) -> Lowered:
-        """Return what stands for an ONNX value: constants as arrays, shapes as sizes, everything else as a node."""
-        producer = value.producer()
-        if id(value) not in self._lowered and producer is not None:
-            array = constant(value) if self._is_constant(value) else None
-            if array is None:
-                self.lower(producer)
-            else:
-                self._lowered[id(value)] = array
-        if id(value) in self._lowered:
-            return self._lowered[id(value)]
-        if not value.is_initializer() or value.const_value is None:
-            raise FormatError(f"value {value.name!r} is given by nothing")
-        name = str(value.name)
-        if self.roles[name] != "constant":
-            return self._fetch(name)
-        self._lowered[id(value)] = array = value.const_value.numpy()
-        return array
 
     def tensor(self, value: Value) -> fx.Node:
         """Return the fx node of a tensor."""
@@ -173,43 +139,7 @@ class Lowering:
         found = self.sizes(value)
         return list(found.items) if found is not None else self.method("tolist", self.tensor(value))
 
-    def rank(self, value: Value) -> int:
-        """Return how many axes a value has."""
-        if value.shape is None:
-            raise FormatError(f"value {value.name!r}: its number of axes is not known; give the graph's inputs shapes")
-        return len(value.shape)
-
-    def _is_constant(self, value: Value) -> bool:
-        """Whether a value follows from constants alone."""
-        if id(value) not in self._known:
-            node = value.producer()
-            if node is None:
-                self._known[id(value)] = value.is_initializer() and self.roles[str(value.name)] == "constant"
-            else:
-                self._known[id(value)] = bool(node.inputs) and all(
-                    v is None or self._is_constant(v) for v in node.inputs
-                )
-        return self._known[id(value)]
-
     # The graph
-
-    def lower(self, node: Node) -> None:
-        """Add what a node computes, if it is not there yet."""
-        if id(node) not in self.done:
-            self.done.add(id(node))
-            before = self.place
-            self.place = str(node.name)
-            self._operators[node.op_type](self, node)
-            self.place = before
-
-    def is_fixed(self, value: Value) -> bool:
-        """Whether a value follows from initializers alone."""
-        if id(value) not in self._fixed:
-            node = value.producer()
-            self._fixed[id(value)] = value.is_initializer() or (
-                node is not None and bool(node.inputs) and all(v is None or self.is_fixed(v) for v in node.inputs)
-            )
-        return self._fixed[id(value)]
 
     def call(self, function: Callable[..., Any], *args: Any, name: str | None = None, **kwargs: Any) -> fx.Node:
         """Add a function call."""
@@ -316,7 +246,7 @@ class Lowering:
                 return False
         return bool(last) and not hasattr(module, last)
 
-    def _fetch(self, name: str) -> fx.Node:
+    def fetch(self, name: str) -> fx.Node:
         """Return the node that reads a parameter or buffer, wherever it is held."""
         if name not in self._fetched:
             if name not in self._owned:

@@ -7,8 +7,8 @@ from typing import Any
 from onnx_ir import Node, Value
 from torch import nn
 
-from mopruning.backends.pytorch.lowering.attributes import attribute
 from mopruning.backends.pytorch.lowering.context import Lowering
+from mopruning.ir.attributes import attribute
 
 
 def group_norm(low: Lowering, node: Node) -> bool:

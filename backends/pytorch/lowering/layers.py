@@ -12,9 +12,9 @@ from onnx_ir import Node, Value
 from torch import fx, nn
 
 from mopruning.backends.pytorch.lowering import functions, groups
-from mopruning.backends.pytorch.lowering.attributes import attribute, shortest
 from mopruning.backends.pytorch.lowering.context import Layer, Lowering
-from mopruning.errors import FormatError
+from mopruning.ir.attributes import attribute, shortest
+from mopruning.ir.lowering import operands, weight_shape, window_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _DECONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -31,49 +31,49 @@ _DROPOUTS = {
 
 def conv(low: Lowering, node: Node) -> None:
     """Lower Conv; padding that differs between the ends goes first."""
-    x, weight, bias = _operands(node, 3)
-    shape = _shape(weight)
+    x, weight, bias = operands(node, 3)
+    shape = weight_shape(weight)
     axes = len(shape) - 2
-    window = _window(node, axes)
-    pads = window.pop("pads")
+    window = window_of(node, axes)
+    strides, dilations = list(window.strides), list(window.dilations)
     features = low.tensor(x)
-    padding = pads[:axes]
-    if padding != pads[axes:]:
-        around = [pads[axes * side + i] for i in reversed(range(axes)) for side in (0, 1)]
+    padding = list(window.starts)
+    if window.starts != window.ends:
+        around = [ends[i] for i in reversed(range(axes)) for ends in (window.starts, window.ends)]
         features, padding = low.call(F.pad, features, around), [0] * axes
     group = attribute(node, "group")
     arguments = {"in_channels": shape[1] * group, "out_channels": shape[0], "kernel_size": short(shape[2:])}
-    arguments |= _unusual(stride=window["strides"], padding=padding, dilation=window["dilations"], groups=group)
+    arguments |= _unusual(stride=strides, padding=padding, dilation=dilations, groups=group)
     arguments |= {"bias": False} if bias is None else {}
     tensors = {"weight": weight, "bias": bias}
     result = low.layer(str(node.name), _CONVOLUTIONS[axes - 1], arguments, tensors, features)
     if result is None:
         function = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
-        options = {"stride": window["strides"], "padding": padding, "dilation": window["dilations"], "groups": group}
+        options = {"stride": strides, "padding": padding, "dilation": dilations, "groups": group}
         result = low.call(function, features, *_tensors(low, weight, bias), name=node.name, **options)
     low.set(node.outputs[0], result)
 
 
 def conv_transpose(low: Lowering, node: Node) -> None:
     """Lower ConvTranspose; what is cut off by different amounts at the ends is cut off afterwards."""
-    x, weight, bias = _operands(node, 3)
-    shape = _shape(weight)
+    x, weight, bias = operands(node, 3)
+    shape = weight_shape(weight)
     axes = len(shape) - 2
-    window = _window(node, axes)
-    strides, dilations, pads = window["strides"], window["dilations"], window["pads"]
+    window = window_of(node, axes)
+    strides, dilations = list(window.strides), list(window.dilations)
     extra = attribute(node, "output_padding", [0] * axes)
     group = attribute(node, "group")
     features = low.tensor(x)
     result = None
     plain = all(more < max(s, d) for more, s, d in zip(extra, strides, dilations, strict=True))
-    if plain and pads[:axes] == pads[axes:]:
+    if plain and window.starts == window.ends:
         arguments = {"in_channels": shape[0], "out_channels": shape[1] * group, "kernel_size": short(shape[2:])}
-        arguments |= _unusual(stride=strides, padding=pads[:axes], output_padding=extra, groups=group)
+        arguments |= _unusual(stride=strides, padding=window.starts, output_padding=extra, groups=group)
         arguments |= _unusual(dilation=dilations) | ({"bias": False} if bias is None else {})
         tensors = {"weight": weight, "bias": bias}
         result = low.layer(str(node.name), _DECONVOLUTIONS[axes - 1], arguments, tensors, features)
     if result is None:
-        crop = [n for i in reversed(range(axes)) for n in (pads[i], pads[axes + i] - extra[i])]
+        crop = [n for i in reversed(range(axes)) for n in (window.starts[i], window.ends[i] - extra[i])]
         own, added = _tensors(low, weight, bias)
         result = low.call(
             functions.deconvolution, features, own, added, strides, dilations, group, crop, name=node.name
@@ -83,8 +83,8 @@ def conv_transpose(low: Lowering, node: Node) -> None:
 
 def gemm(low: Lowering, node: Node) -> None:
     """Lower Gemm: a dense layer on two axes."""
-    x, weight, bias = _operands(node, 3)
-    flat = bias is None or len(_shape(bias)) == 1
+    x, weight, bias = operands(node, 3)
+    flat = bias is None or len(weight_shape(bias)) == 1
     canonical = attribute(node, "transB") == 1
     if canonical and flat:
         result = _linear(low, str(node.name), low.tensor(x), weight, bias)
@@ -99,11 +99,11 @@ def gemm(low: Lowering, node: Node) -> None:
 def matmul(low: Lowering, node: Node) -> None:
     """Lower MatMul; with the Transpose of a weight, and an Add of its bias behind it, it is a dense layer."""
     x, right = (value for value in node.inputs if value is not None)
-    weight = _transposed(low, right)
+    weight = low.dense_weight(right)
     if weight is None:
         low.set(node.outputs[0], low.call(torch.matmul, low.tensor(x), low.tensor(right), name=node.name))
         return
-    add, bias = _added(low, node.outputs[0], _shape(weight)[0])
+    add, bias = low.dense_bias(node.outputs[0], weight_shape(weight)[0])
     result = _linear(low, str(node.name), low.tensor(x), weight, bias)
     low.set(node.outputs[0], result)
     if add is not None:
@@ -113,13 +113,13 @@ def matmul(low: Lowering, node: Node) -> None:
 
 def batch_norm(low: Lowering, node: Node) -> None:
     """Lower BatchNormalization: in training it normalises by the batch and updates the running statistics."""
-    x, scale, bias, mean, variance = _operands(node, 5)
-    numbers = [low.constant(value) if _is_constant(low, value) else None for value in (scale, bias)]
+    x, scale, bias, mean, variance = operands(node, 5)
+    numbers = [low.constant(value) if value.is_initializer() else None for value in (scale, bias)]
     plain = numbers[0] is not None and numbers[1] is not None and (numbers[0] == 1).all() and not numbers[1].any()
     path = str(mean.name).rpartition(".")[0]
     momentum = round(1.0 - attribute(node, "momentum"), 9)  # free of the rounding of 1 - 0.9
     arguments: dict[str, Any] = {
-        "num_features": _shape(mean)[0],
+        "num_features": weight_shape(mean)[0],
         "eps": attribute(node, "epsilon"),
         "momentum": None if path in low.notes.cumulative else momentum,
         **({"affine": False} if plain else {}),
@@ -132,8 +132,8 @@ def batch_norm(low: Lowering, node: Node) -> None:
     }
     features = low.tensor(x)
     if not (mean.is_initializer() and variance.is_initializer()):
-        operands = [low.tensor(value) for value in (scale, bias, mean, variance)]
-        low.set(node.outputs[0], low.call(functions.normalised, features, *operands, arguments["eps"], name=node.name))
+        given = [low.tensor(value) for value in (scale, bias, mean, variance)]
+        low.set(node.outputs[0], low.call(functions.normalised, features, *given, arguments["eps"], name=node.name))
         return
     result = low.layer(str(node.name), _BATCH_NORMS[low.rank(x)], arguments, tensors, features)
     if result is not None:
@@ -141,21 +141,21 @@ def batch_norm(low: Lowering, node: Node) -> None:
     else:
         momentum = arguments["momentum"] or 0.1
         kept = {"eps": arguments["eps"], "momentum": momentum}
-        operands = [low.tensor(value) for value in (scale, bias, mean, variance) if value is not None]
+        given = [low.tensor(value) for value in (scale, bias, mean, variance) if value is not None]
         module, layer = functions.RunningNorm(**kept), Layer(functions.RunningNorm, kept)
-        result = low.call_module(str(node.name), module, layer, features, *operands)
+        result = low.call_module(str(node.name), module, layer, features, *given)
     low.set(node.outputs[0], result)
 
 
 def layer_norm(low: Lowering, node: Node) -> None:
     """Lower LayerNormalization."""
-    x, scale, bias = _operands(node, 3)
+    x, scale, bias = operands(node, 3)
     rank = low.rank(x)
     axis = attribute(node, "axis") % rank
-    shape = tuple(_shape(scale))
+    shape = tuple(weight_shape(scale))
     epsilon = attribute(node, "epsilon")
     features = low.tensor(x)
-    if len(shape) != rank - axis or (bias is not None and tuple(_shape(bias)) != shape):
+    if len(shape) != rank - axis or (bias is not None and tuple(weight_shape(bias)) != shape):
         shape = tuple(size for size in x.shape[axis:])
         result = low.call(F.layer_norm, features, shape, None, None, epsilon, name=node.name)
         result = low.call(torch.mul, result, low.tensor(scale))
@@ -166,7 +166,7 @@ def layer_norm(low: Lowering, node: Node) -> None:
     found = low.layer(str(node.name), nn.LayerNorm, arguments, {"weight": scale, "bias": bias}, features)
     if found is None:
         own, added = _tensors(low, scale, bias)
-        ones = low.constant(scale) if _is_constant(low, scale) else None
+        ones = low.constant(scale) if scale.is_initializer() else None
         if ones is not None and (ones == 1).all():
             own = None
         found = low.call(F.layer_norm, features, shape, own, added, epsilon, name=node.name)
@@ -177,10 +177,10 @@ def instance_norm(low: Lowering, node: Node) -> None:
     """Lower InstanceNormalization."""
     if groups.group_norm(low, node):
         return
-    x, scale, bias = _operands(node, 3)
+    x, scale, bias = operands(node, 3)
     epsilon = attribute(node, "epsilon")
     features = low.tensor(x)
-    arguments = {"num_features": _shape(scale)[0], "eps": epsilon, "affine": True}
+    arguments = {"num_features": weight_shape(scale)[0], "eps": epsilon, "affine": True}
     kind = _INSTANCE_NORMS.get(low.rank(x))
     result = None
     if kind is not None:
@@ -194,7 +194,7 @@ def instance_norm(low: Lowering, node: Node) -> None:
 
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops in training."""
-    x, ratio, _ = _operands(node, 3)
+    x, ratio, _ = operands(node, 3)
     number = low.constant(ratio)
     share = 0.5 if number is None else shortest(float(number.reshape(-1)[0]))
     what = low.notes.dropouts.get(str(node.name), "")
@@ -206,14 +206,14 @@ def dropout(low: Lowering, node: Node) -> None:
 
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu: a module where the slopes are spread over the channels, as nn.PReLU does."""
-    x, slope = _operands(node, 2)
+    x, slope = operands(node, 2)
     features = low.tensor(x)
     spread = slope.producer()
     weight = slope if spread is None else spread.inputs[0]
     shape = list(slope.shape or ())
     result = None
-    if _is_parameter(low, weight) and len(_shape(weight)) == 1:
-        (count,) = _shape(weight)
+    if low.is_parameter(weight) and len(weight_shape(weight)) == 1:
+        (count,) = weight_shape(weight)
         rank = low.rank(x)
         first = 1 - rank + len(shape)  # the place of the channels in the slope's shape, which is aligned at the end
         if count == 1 or (rank > 1 and first >= 0 and shape[first] == count and math.prod(shape) == count):
@@ -227,9 +227,9 @@ def prelu(low: Lowering, node: Node) -> None:
 
 def embedding(low: Lowering, node: Node, table: Value, index: Value) -> fx.Node | None:
     """Return the call of an nn.Embedding for a Gather of rows of a weight; None if it is something else."""
-    if not _is_parameter(low, table) or len(_shape(table)) != 2 or low.constant(index) is not None:
+    if not low.is_parameter(table) or len(weight_shape(table)) != 2 or low.constant(index) is not None:
         return None
-    rows, features = _shape(table)
+    rows, features = weight_shape(table)
     arguments = {"num_embeddings": rows, "embedding_dim": features}
     padding = low.notes.paddings.get(str(table.name).rpartition(".")[0])
     if padding is not None and padding < rows:
@@ -238,30 +238,10 @@ def embedding(low: Lowering, node: Node, table: Value, index: Value) -> fx.Node 
 
 
 def _linear(low: Lowering, name: str, x: fx.Node, weight: Value | None, bias: Value | None) -> fx.Node:
-    outputs, inputs = _shape(weight)
+    outputs, inputs = weight_shape(weight)
     arguments = {"in_features": inputs, "out_features": outputs} | ({"bias": False} if bias is None else {})
     result = low.layer(name, nn.Linear, arguments, {"weight": weight, "bias": bias}, x)
     return low.call(F.linear, x, *_tensors(low, weight, bias), name=name) if result is None else result
-
-
-def _transposed(low: Lowering, value: Value) -> Value | None:
-    """Return the weight [out, in] that a value is the Transpose of."""
-    node = value.producer()
-    if node is None or node.op_type != "Transpose" or attribute(node, "perm", [1, 0]) != [1, 0]:
-        return None
-    weight = node.inputs[0]
-    return weight if _is_parameter(low, weight) and len(_shape(weight)) == 2 else None
-
-
-def _added(low: Lowering, product: Value, size: int) -> tuple[Node | None, Value | None]:
-    """Return the Add that alone uses a product, and the bias it adds."""
-    users = list(product.uses())
-    if len(users) != 1 or product.is_graph_output() or users[0].node.op_type != "Add":
-        return None, None
-    add = users[0].node
-    bias = add.inputs[1 - users[0].idx]
-    fits = bias is not None and _is_parameter(low, bias) and tuple(_shape(bias)) == (size,)
-    return (add, bias) if fits else (None, None)
 
 
 def _count_batches(low: Lowering, path: str) -> None:
@@ -296,34 +276,5 @@ def _unusual(**numbers: Sequence[int] | int) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != usual.get(name, 1)}
 
 
-def _window(node: Node, axes: int) -> dict[str, list[int]]:
-    return {
-        "strides": attribute(node, "strides", [1] * axes),
-        "dilations": attribute(node, "dilations", [1] * axes),
-        "pads": attribute(node, "pads", [0] * axes * 2),
-    }
-
-
-def _operands(node: Node, count: int) -> list[Any]:
-    """Return the inputs, with None for those at the end that are left out."""
-    return [*node.inputs, *[None] * (count - len(node.inputs))]
-
-
 def _tensors(low: Lowering, *values: Value | None) -> list[fx.Node | None]:
     return [None if value is None else low.tensor(value) for value in values]
-
-
-def _shape(value: Any) -> list[int]:
-    """Return the shape of a weight, which may be computed but has to be known."""
-    shape = value.shape if value.const_value is None else value.const_value.shape
-    if shape is None or not all(isinstance(size, int) for size in shape):
-        raise FormatError(f"value {value.name!r} is used as a weight, but its shape is not known")
-    return list(shape)
-
-
-def _is_parameter(low: Lowering, value: Value | None) -> bool:
-    return value is not None and value.is_initializer() and low.roles.get(str(value.name)) == "parameter"
-
-
-def _is_constant(low: Lowering, value: Value | None) -> bool:
-    return value is not None and value.is_initializer() and low.roles.get(str(value.name)) == "constant"

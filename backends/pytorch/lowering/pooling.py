@@ -9,10 +9,10 @@ from onnx_ir import Node
 from torch import fx, nn
 
 from mopruning.backends.pytorch.lowering import functions
-from mopruning.backends.pytorch.lowering.attributes import attribute
 from mopruning.backends.pytorch.lowering.context import Layer, Lowering
 from mopruning.backends.pytorch.lowering.layers import short
 from mopruning.errors import FormatError
+from mopruning.ir.attributes import attribute
 
 _MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)

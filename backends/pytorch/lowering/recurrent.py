@@ -11,8 +11,8 @@ from onnx_ir import Node, Value
 from torch import fx, nn
 
 from mopruning.backends.pytorch.lowering import functions
-from mopruning.backends.pytorch.lowering.attributes import attribute, shortest
 from mopruning.backends.pytorch.lowering.context import Lowering
+from mopruning.ir.attributes import attribute, shortest
 
 _GATES = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2]}  # which of PyTorch's gates stands at each place of ONNX's
 _MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU}

@@ -12,10 +12,10 @@ from onnx_ir import Node
 from torch import fx
 
 from mopruning.backends.pytorch.lowering import functions
-from mopruning.backends.pytorch.lowering.attributes import attribute
 from mopruning.backends.pytorch.lowering.context import Lowering, Sizes, to_dtype
 from mopruning.backends.pytorch.lowering.layers import embedding
 from mopruning.errors import FormatError
+from mopruning.ir.attributes import attribute
 
 _END = 1 << 31  # ONNX writes "to the end" as a number at least as large
 
