@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mopruning.errors import FormatError
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx_ir
 
+NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -29,6 +31,8 @@ class GraphFormat:
         writer: Its function (model, path) -> None.
         beside: Ending of the second file of a pair, which reader and writer take as the next argument.
         options: Keyword arguments of the writer that a user may ask for.
+        runner: Its function (path, inputs) -> outputs, which runs a file in the framework that it is written for; None
+            where the graph that is read from the file is what can be run.
     """
 
     name: str
@@ -37,6 +41,7 @@ class GraphFormat:
     writer: str
     beside: str | None = None
     options: tuple[str, ...] = ()
+    runner: str | None = None
 
     def read(self, path: PathLike) -> onnx_ir.Model:
         """Read a network.
@@ -69,6 +74,19 @@ class GraphFormat:
             raise FormatError(f"{os.fspath(path)}: {self.name} is not written {option}; formats that are: {able}")
         self._function(self.writer)(model, *self.paths(path), **options)
 
+    def run(self, path: PathLike, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
+        """Run a file in the framework that it is written for; only for formats that have a `runner`.
+
+        Args:
+            path: The file or folder.
+            inputs: One array for each input, in order and as the IR has them: images are [N, channels, height, width].
+
+        Raises:
+            ImportError: If the format's framework is not installed; the message says how to install it.
+        """
+        assert self.runner is not None
+        return self._function(self.runner)(Path(path), inputs)  # type: ignore[no-any-return]
+
     def paths(self, path: PathLike) -> tuple[Path, ...]:
         """Return the file and, of a pair, the one beside it.
 
@@ -86,7 +104,7 @@ GRAPH_FORMATS: Mapping[str, GraphFormat] = {
     ".mopir": GraphFormat("mopir", "mopruning.ir.mopir", "load", "save"),
     ".onnx": GraphFormat("onnx", "mopruning.ir.onnx_files", "read_onnx", "write_onnx", options=("sparse", "external")),
     ".json": GraphFormat("moffett", "mopruning.ir.moffett", "read_moffett", "write_moffett", beside=".npz"),
-    "/": GraphFormat("pytorch", "mopruning.backends.pytorch.source", None, "to_folder"),
+    "/": GraphFormat("pytorch", "mopruning.backends.pytorch.source", None, "to_folder", runner="run_folder"),
 }
 """Ending of a file name -> format, "/" for a folder; the first that fits counts. A new format is one line here."""
 

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import onnx_ir
+import torch
 
 from mopruning.backends.pytorch import printing
 from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import Lowering
 from mopruning.backends.pytorch.writer import class_name, lowered
 from mopruning.ir.atomic import atomic
+from mopruning.source_files import import_source
+
+NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
 _IMPORTS = (
     ("math", "import math"),
@@ -89,6 +96,14 @@ def to_folder(model: onnx_ir.Model, folder: str | os.PathLike[str]) -> None:
         save_file({**low.root.state_dict(), **printing.large_constants(low)}, temporary)
     with atomic(target / "model.py") as temporary:
         temporary.write_text(_source(name, low), encoding="utf-8")
+
+
+def run_folder(folder: Path, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
+    """Run what `to_folder` wrote on some inputs, in inference."""
+    module = import_source(folder / "model.py")
+    with torch.no_grad():
+        outputs = module.load().eval()(*(torch.from_numpy(array) for array in inputs))
+    return [one.numpy() for one in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
 
 
 def _source(name: str, low: Lowering) -> str:

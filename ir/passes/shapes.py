@@ -119,7 +119,10 @@ def _inferred(model: onnx_ir.Model) -> Known:
         del probe.graph.initializers[name]
         if value not in probe.graph.inputs:
             probe.graph.inputs.append(value)
-    proto = onnx_ir.to_proto(probe)
+    try:
+        proto = onnx_ir.to_proto(probe)
+    except onnx_ir.serde.SerdeError as error:
+        raise _damage(error) from error
     try:
         # Its check of types would refuse bfloat16 where later operator sets take it; types are `validate`'s to check.
         proto = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=True, data_prop=True)
@@ -147,6 +150,14 @@ def _apply(model: onnx_ir.Model, known: Known) -> None:
 
 def _is_static(value: onnx_ir.Value) -> bool:
     return not value.name or static_shape(value) is not None
+
+
+def _damage(error: BaseException) -> BaseException:
+    """Return the error of a tensor that could not be decoded, which onnx_ir wraps in its own; else the error itself."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, MopruningError):
+        cause = cause.__cause__
+    return error if cause is None else cause
 
 
 def _reason(error: Exception) -> str:

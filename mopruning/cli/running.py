@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from mopruning.errors import FormatError, MopruningError
+from mopruning.errors import MopruningError
 from mopruning.model_files import GraphFormat
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class Difference:
 def run(row: GraphFormat, path: Path, model: onnx_ir.Model | None, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
     """Run the network in a file.
 
-    An .onnx file is run as it is, written source as Python, other formats as the graph that is read from them.
+    A format that has a framework of its own is run there, an .onnx file as it is, others as the graph that is read.
 
     Args:
         row: The file's format.
@@ -57,8 +56,14 @@ def run(row: GraphFormat, path: Path, model: onnx_ir.Model | None, inputs: Seque
     Raises:
         CheckError: If the network does not run.
     """
-    if row.reader is None:
-        return _run_folder(path, inputs)
+    if row.runner is not None:
+        try:
+            return row.run(path, inputs)
+        except (MopruningError, ImportError):
+            raise
+        except Exception as error:  # each framework has errors of its own
+            reason = " ".join(str(error).split())[:400]
+            raise CheckError(f"{path} does not run in {row.name}, so it cannot be compared: {reason}") from error
     if row.name == "onnx":
         return run_onnx(path, inputs)
     model = row.read(path) if model is None else model
@@ -121,25 +126,6 @@ def _feeds(names: Sequence[str], inputs: Sequence[NumPyArray]) -> dict[str, NumP
 
 def _shown(model: Path | bytes) -> str:
     return str(model) if isinstance(model, Path) else "the network"
-
-
-def _run_folder(path: Path, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
-    torch = importlib.import_module("torch")
-    spec = importlib.util.spec_from_file_location("mopruning_written_model", path / "model.py")
-    if spec is None or spec.loader is None:
-        raise FormatError(f"{path / 'model.py'}: is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-        with torch.no_grad():
-            outputs = module.load().eval()(*(torch.from_numpy(array) for array in inputs))
-    except Exception as error:
-        raise CheckError(f"the written source does not run: {' '.join(str(error).split())[:400]}") from error
-    finally:
-        sys.dont_write_bytecode = written
-    several = outputs if isinstance(outputs, (tuple, list)) else (outputs,)
-    return [one.numpy() for one in several]
 
 
 def random_inputs(model: onnx_ir.Model, shapes: Sequence[Sequence[int]], seed: int = 0) -> list[NumPyArray]:
