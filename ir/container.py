@@ -85,16 +85,17 @@ def write(path: str | os.PathLike[str], tensors: Mapping[str, LazyArray], texts:
         encoded = plans[name].encoded
         room -= 0 if encoded is None else encoded.nbytes
         one.release()
-    owners = {_part(name, part): (name, part) for name, plan in plans.items() for part in plan.parts}
-    specs = {full: plans[name].parts[part] for full, (name, part) in owners.items()}
-    header, order = safetensors.make_header(specs, _metadata(tensors, plans, texts))
+    # wider dtypes first, and each index, which fills whole words, behind its values: so all that follows is aligned
+    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    specs = {_part(name, part): spec for name in order for part, spec in plans[name].parts.items()}
+    header = safetensors.make_header(specs, _metadata(tensors, plans, texts))
     with atomic(path) as temporary, temporary.open("wb") as stream:
         stream.write(header)
-        for full in order:
-            name, part = owners[full]
+        for name in order:
             encoded = plans[name].encoded or _again(name, tensors[name], plans[name])
-            stream.write(safetensors.as_bytes(encoded.parts[part]))
-            plans[name].encoded = None if part in ("", *INDEX.values()) else encoded  # the index comes last
+            plans[name].encoded = None
+            for part in encoded.parts.values():
+                stream.write(safetensors.as_bytes(part))
             del encoded  # before the next tensor is read
             tensors[name].release()
 

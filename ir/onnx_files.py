@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def write_onnx(
             files; ``onnx.checker`` accepts them without ``full_check``, as ONNX's type inference knows no operator
             on sparse input.
         external: Write larger weights to ``NAME.onnx.DIGEST.data`` beside it, as networks of more than 2 GB need. An
-            interrupted write leaves the old pair as it was; such a file of an earlier write is removed.
+            interrupted write leaves the old pair as it was; otherwise the old weights go with the model they are of.
 
     Raises:
         FormatError: If an initializer has no content, or the file would be larger than 2 GB.
@@ -122,10 +123,40 @@ def write_onnx(
             if size > _LARGEST_FILE:
                 raise FormatError(f"{file}: an ONNX file holds 2 GB at most; write it with external=True")
             proto.graph.initializer.append(write_dense(tensor, name))
+    older = external_weights(file)
     data = _write_outside(proto, file, outside) if outside else None
     with atomic(file) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
-    _remove_older(file, data)
+    remove(older, kept=() if data is None else (data,))
+
+
+def external_weights(path: str | os.PathLike[str]) -> list[Path]:
+    """List the files beside an ONNX file in which `write_onnx` put its weights.
+
+    Args:
+        path: An ONNX file; of anything else the list is empty.
+
+    Returns:
+        Files that it refers to and that are named after it: others may belong to other models as well.
+    """
+    file = Path(path)
+    pattern = re.compile(re.escape(file.name) + r"\.[0-9a-f]{16}\.data")
+    beside = [other for other in file.parent.iterdir() if pattern.fullmatch(other.name)] if file.is_file() else []
+    if not beside:
+        return []
+    try:
+        tensors = _parse(file).graph.initializer
+    except (FormatError, OSError):
+        return []
+    named = {entry.value for tensor in tensors for entry in tensor.external_data if entry.key == "location"}
+    return [other for other in beside if other.name in named]
+
+
+def remove(older: Iterable[Path], kept: Collection[str]) -> None:
+    """Remove weights that `external_weights` listed before their model was replaced, but not those of these names."""
+    for file in older:
+        if file.name not in kept:
+            file.unlink(missing_ok=True)
 
 
 def _parse(file: Path) -> ModelProto:
@@ -227,11 +258,3 @@ def _write_outside(proto: ModelProto, file: Path, tensors: list[tuple[str, onnx_
                 stream.write(bytes(-stream.tell() % _ALIGNMENT))
             stream.write(tensor.tobytes())
     return data
-
-
-def _remove_older(file: Path, data: str | None) -> None:
-    """Remove weight files that earlier writes of the same model left beside it."""
-    pattern = re.compile(re.escape(file.name) + r"\.[0-9a-f]{16}\.data")
-    for other in file.parent.iterdir():
-        if other.name != data and pattern.fullmatch(other.name):
-            other.unlink(missing_ok=True)

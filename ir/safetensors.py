@@ -129,7 +129,8 @@ def write(path: Path, arrays: Mapping[str, NumPyArray | LazyArray], metadata: Ma
         FormatError: If a dtype has no place in the format.
     """
     tensors = {name: lazy(array) for name, array in arrays.items()}
-    header, order = make_header({name: (one.dtype, one.shape) for name, one in tensors.items()}, metadata)
+    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)  # so that all are aligned
+    header = make_header({name: (tensors[name].dtype, tensors[name].shape) for name in order}, metadata)
     with path.open("wb") as stream:
         stream.write(header)
         for name in order:
@@ -137,18 +138,15 @@ def write(path: Path, arrays: Mapping[str, NumPyArray | LazyArray], metadata: Ma
             tensors[name].release()
 
 
-def make_header(
-    tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]
-) -> tuple[bytes, list[str]]:
+def make_header(tensors: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
     """Lay out a file.
 
     Args:
-        tensors: dtype and shape by name.
+        tensors: dtype and shape by name, in the order of their bytes; with wider dtypes first all are aligned.
         metadata: Text by key.
 
     Returns:
-        All bytes before those of the tensors, and the order of these: wider dtypes first, so that with every size a
-        multiple of its width all are aligned.
+        All bytes before those of the tensors, a multiple of 8.
 
     Raises:
         FormatError: If a dtype or a name has no place in the format.
@@ -158,18 +156,16 @@ def make_header(
             raise FormatError(f"tensor {name!r}: .safetensors has no dtype {dtype.name}; write the format it came from")
         if name == _METADATA:
             raise FormatError(f"tensor {name!r}: .safetensors keeps this name for its metadata")
-    order = sorted(tensors, key=lambda name: -tensors[name][0].itemsize)
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     reached = 0
-    for name in order:
-        dtype, shape = tensors[name]
+    for name, (dtype, shape) in tensors.items():
         begin, reached = reached, reached + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": code_of(dtype), "shape": list(shape), "data_offsets": [begin, reached]}
     text = compact(header).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > LARGEST_HEADER:
         raise FormatError(f"a header of {len(text)} bytes is more than .safetensors allows: {LARGEST_HEADER}")
-    return len(text).to_bytes(8, "little") + text, order
+    return len(text).to_bytes(8, "little") + text
 
 
 @cache  # NumPy makes up a dtype's name each time it is asked for

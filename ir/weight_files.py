@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -154,6 +154,9 @@ def _suffix(path: Path, known: tuple[str, ...] = SUFFIXES) -> str:
 
 # ---- one tensor at a time
 
+Reader: TypeAlias = "Callable[[str | os.PathLike[str]], tuple[Mapping[str, LazyArray], dict[str, str]]]"
+Writer: TypeAlias = "Callable[[str | os.PathLike[str], Mapping[str, LazyArray], Mapping[str, str]], None]"
+
 
 def read_lazily(path: str | os.PathLike[str]) -> tuple[dict[str, LazyArray], dict[str, str]]:
     """Read which tensors a .safetensors, .npz or .mopir file holds; each is read when asked for.
@@ -210,12 +213,20 @@ def write_lazily(
             safetensors.write(temporary, tensors, kept)
 
 
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    reader: Reader = read_lazily,
+    writer: Writer = write_lazily,
+) -> None:
     """Convert a file of weights to another format, however large it is: one tensor is in memory at a time.
 
     Args:
-        source: A .safetensors, .npz or .mopir file.
+        source: A .safetensors, .npz or .mopir file, or one that `reader` knows.
         target: Where to; its suffix says the format. A file that is there is replaced, whole or not at all.
+        reader: Reads the source: a framework's own for a file of its format.
+        writer: Writes the target, likewise.
 
     Raises:
         FormatError: If the source is damaged, or the target cannot hold a dtype, a graph or other metadata.
@@ -228,8 +239,8 @@ def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     >>> [(folder / name).stat().st_size < 2000 for name in ("net.npz", "net.mopir")]
     [False, True]
     """
-    tensors, metadata = read_lazily(source)
+    tensors, metadata = reader(source)
     same = Path(source).suffix.lower() == Path(target).suffix.lower()
     if not same and metadata.get("format") is not None:
         del metadata["format"]  # names the library that wrote a .safetensors file
-    write_lazily(target, tensors, metadata)
+    writer(target, tensors, metadata)

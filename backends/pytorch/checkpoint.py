@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from mopruning.ir.atomic import atomic
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
 """Keys under which training programs keep the state dict, in the order they are looked for."""
+
+OFFSET = "_checkpoint_offset"
+"""Attribute of a storage that torch loaded without its bytes, as to the "meta" device: where they lie in the file."""
 
 _LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e"  # what torch.save wrote before 1.6
 _ZIP_MAGIC = b"PK\x03\x04"
@@ -102,14 +105,8 @@ class Checkpoint:
         Raises:
             FormatError: If the checkpoint holds more than one flat state dict of dense tensors.
         """
-        if self.location:
-            beside = [str(key) for key in self.content if key != self.location[0]]
-            what = f"{', '.join(beside)} beside the weights" if beside else f"the weights under {self.location[0]!r}"
-            raise FormatError(f"{self.path}: holds {what}, which only .pth and .pt can keep; write one of those")
-        odd = [name for name, value in self.state_dict.items() if not (isinstance(name, str) and _is_plain(value))]
-        if odd:
-            raise FormatError(f"{self.path}: {odd[0]!r} is no dense tensor; only .pth and .pt can keep it")
-        return {name: _numpy(self.path, name, value.detach()) for name, value in self.state_dict.items()}
+        state = flat_state(self.path, self.content, self.location)
+        return {name: to_numpy(self.path, name, value.detach()) for name, value in state.items()}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole checkpoint, whole or not at all."""
@@ -138,8 +135,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             [0., 1.]])}
     """
     file = Path(path)
-    content = _load(file)
-    return Checkpoint(file, content, _locate(file, content))
+    content = load(file)
+    return Checkpoint(file, content, locate(file, content))
 
 
 def write_weights(path: str | os.PathLike[str], weights: Mapping[str, np.ndarray[Any, Any]]) -> None:
@@ -148,7 +145,7 @@ def write_weights(path: str | os.PathLike[str], weights: Mapping[str, np.ndarray
     Raises:
         FormatError: If torch has no such dtype.
     """
-    state = {name: _tensor(name, array) for name, array in weights.items()}
+    state = {name: to_tensor(name, array) for name, array in weights.items()}
     _save(state, path)
 
 
@@ -158,21 +155,34 @@ def _save(content: Any, path: str | os.PathLike[str]) -> None:
         torch.save(content, stream)
 
 
-def _load(path: Path) -> Any:
+def load(path: Path, device: str = "cpu") -> Any:
+    """Load what a file holds through torch's restricted unpickler; on the "meta" device without the tensors' bytes.
+
+    Raises:
+        FormatError: If the file is damaged, contains code, or was not written by torch.
+        OSError: If it cannot be read.
+    """
     with path.open("rb") as stream:  # a file that is missing or a folder is an OSError, not a damaged checkpoint
         magic = stream.read(len(_LEGACY_MAGIC))
         stream.seek(0)
         if not magic:
             raise FormatError(f"{path}: is empty, expected a PyTorch checkpoint")
-        if magic.startswith(_ZIP_MAGIC) and not zipfile.is_zipfile(stream):
+        if magic.startswith(_ZIP_MAGIC) and not _has_directory(stream):
             raise FormatError(f"{path}: truncated: the directory at the end of its zip archive is missing")
         stream.seek(0)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of torch's remarks on old formats, none concerns the caller
-                return torch.load(stream, map_location="cpu", weights_only=True)
+                return torch.load(stream, map_location=device, weights_only=True)
         except Exception as error:  # a damaged pickle makes the unpickler raise almost anything
             raise FormatError(f"{path}: {_reason(error, magic)}") from error
+
+
+def _has_directory(stream: BinaryIO) -> bool:
+    try:
+        return zipfile.is_zipfile(stream)
+    except zipfile.BadZipFile:  # Python 3.11 raises it where the directory's own record is damaged
+        return True  # torch says what is wrong
 
 
 def _reason(error: Exception, magic: bytes) -> str:
@@ -191,8 +201,12 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _locate(path: Path, content: Any) -> tuple[str, ...]:
-    """Return the keys that lead to the state dict."""
+def locate(path: Path, content: Any) -> tuple[str, ...]:
+    """Return the keys that lead to the state dict.
+
+    Raises:
+        FormatError: If there is none, or no telling which of several is meant.
+    """
     if not isinstance(content, Mapping):
         raise FormatError(f"{path}: expected a state dict or a mapping that holds one, got {type(content).__name__}")
     if (keys := _search(content, depth=3)) is not None:
@@ -205,6 +219,22 @@ def _locate(path: Path, content: Any) -> tuple[str, ...]:
             f"{path}: holds several state dicts ({', '.join(map(str, found))}); save the one that is meant"
         )
     raise FormatError(f"{path}: holds no state dict: no tensor by name at the top, nor under {', '.join(STATE_KEYS)}")
+
+
+def flat_state(path: Path, content: Any, location: tuple[str, ...]) -> Mapping[str, Tensor]:
+    """Return the state dict of a file that holds nothing else, as other formats can.
+
+    Raises:
+        FormatError: If the file holds more than one flat state dict of dense tensors.
+    """
+    if location:
+        beside = [str(key) for key in content if key != location[0]]
+        what = f"{', '.join(beside)} beside the weights" if beside else f"the weights under {location[0]!r}"
+        raise FormatError(f"{path}: holds {what}, which only .pth and .pt can keep; write one of those")
+    odd = [name for name, value in content.items() if not (isinstance(name, str) and _is_plain(value))]
+    if odd:
+        raise FormatError(f"{path}: {odd[0]!r} is no dense tensor; only .pth and .pt can keep it")
+    return content  # type: ignore[no-any-return]
 
 
 def _search(content: Any, depth: int) -> tuple[str, ...] | None:
@@ -224,16 +254,17 @@ def _holds_tensors(content: Any) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether a value is a dense tensor with memory: not sparse, nested, quantized or on the meta device."""
+    """Tell whether a value is a dense tensor with numbers: not sparse, nested, quantized or saved without any."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
-        and value.device.type == "cpu"
         and not (value.is_quantized or value.is_nested)
+        and (value.device.type == "cpu" or getattr(value.untyped_storage(), OFFSET, None) is not None)
     )
 
 
-def _numpy(path: Path, name: str, tensor: Tensor) -> np.ndarray[Any, Any]:
+def to_numpy(path: Path, name: str, tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor as an array that shares its memory; messages name its file and itself."""
     extended = _EXTENDED.get(tensor.dtype)
     try:
         if extended is None:
@@ -248,7 +279,8 @@ def _numpy(path: Path, name: str, tensor: Tensor) -> np.ndarray[Any, Any]:
         raise FormatError(f"{path}: tensor {name!r}: {tensor.dtype} needs ml_dtypes: pip install ml_dtypes") from None
 
 
-def _tensor(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+def to_tensor(name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    """Copy an array into a tensor; messages name it."""
     extended = {text: dtype for dtype, text in _EXTENDED.items()}.get(array.dtype.name)
     array = np.array(array, array.dtype.newbyteorder("="), order="C")  # torch wants its own, writable memory
     try:

@@ -8,7 +8,7 @@ import keyword
 import math
 import operator
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,12 @@ def modules(low: Lowering) -> list[str]:
         for name, buffer in module.named_buffers(recurse=False):
             lines.append(f"{owner}.register_buffer({name!r}, {_empty(buffer)})")
     return lines
+
+
+def ties(low: Lowering, joined: Mapping[str, str]) -> list[str]:
+    """Return the statements of `__init__` that make one parameter of two names: name -> the other name."""
+    pairs = [(_access(low, name), _access(low, first), name.rpartition(".")[2]) for name, first in joined.items()]
+    return [f"{target} = {source}" for target, source, last in pairs if target.endswith(f".{last}")]
 
 
 def large_constants(low: Lowering) -> dict[str, torch.Tensor]:

@@ -31,6 +31,7 @@ from mopruning.backends.pytorch.notes import Notes, batch_counts
 from mopruning.errors import FormatError
 from mopruning.ir.operators import OPERATORS
 from mopruning.ir.roles import roles_metadata
+from mopruning.ir.ties import ties_metadata
 from mopruning.ir.validation import Problem, UnsupportedOperators, validate
 
 _KIND = "pkg.torch.export.graph_signature.InputSpec.kind"
@@ -42,7 +43,7 @@ def to_ir(module: nn.Module, example: Example, *, dynamic_batch: bool = True) ->
 
     The module is traced for inference, on a copy: neither it nor its mode changes, and training it later does not
     change the model. BatchNorm and Dropout stay, so that the network can be trained where it arrives. Parameters and
-    buffers keep their names and their layout; a parameter under several names has the first.
+    buffers keep their names and their layout; one under several names has the first, and the metadata the others.
 
     Args:
         module: Any module; wrappers (DistributedDataParallel, torch.compile) are looked through.
@@ -92,17 +93,19 @@ def to_ir(module: nn.Module, example: Example, *, dynamic_batch: bool = True) ->
     }
     roles = {name: value.meta.get(SOURCE, "constant") for name, value in model.graph.initializers.items()}
     noted = roles_metadata(model, roles)
-    result = _finished(model, type(source).__name__, source.state_dict())
-    result.metadata_props.update(_notes(source, dropouts).to_metadata() | noted)
+    state = source.state_dict()
+    result = _finished(model, type(source).__name__, state)
+    held = result.graph.initializers
+    ties = {name: first for name, first in _first_names(source).items() if first in held and name in state}
+    ties = {name: first for name, first in ties.items() if name not in held}
+    result.metadata_props.update(_notes(source, dropouts).to_metadata() | noted | ties_metadata(ties))
     validate(result)
     return result
 
 
 def _mark_sources(model: Model, module: nn.Module) -> None:
     """Note which initializers are the module's, and give those of one tensor one name."""
-    first: dict[int, str] = {}
-    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
-    original = {name: first.setdefault(id(tensor), name) for name, tensor in named}
+    original = _first_names(module)
     graph = model.graph
     kept: dict[str, onnx_ir.Value] = {}
     for name, value in list(graph.initializers.items()):
@@ -119,6 +122,13 @@ def _mark_sources(model: Model, module: nn.Module) -> None:
     for known, value in kept.items():
         if value.name != known and known not in graph.initializers:
             value.name = known
+
+
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """Return each name of a parameter or buffer -> the first name of the same tensor."""
+    first: dict[int, str] = {}
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    return {name: first.setdefault(id(tensor), name) for name, tensor in named}
 
 
 def _should_fold(node: Node) -> bool | None:

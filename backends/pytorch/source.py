@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,8 +15,10 @@ import torch
 from mopruning.backends.pytorch import printing
 from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import Lowering
+from mopruning.backends.pytorch.tying import join, untied
 from mopruning.backends.pytorch.writer import class_name, lowered
 from mopruning.ir.atomic import atomic
+from mopruning.ir.ties import ties_of
 from mopruning.source_files import import_source
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -87,15 +89,17 @@ def to_folder(model: onnx_ir.Model, folder: str | os.PathLike[str]) -> None:
     '''
     from safetensors.torch import save_file
 
-    low = lowered(model)
+    low = lowered(untied(model))
+    joined, _ = join(low, ties_of(model))
     name = class_name(model)
     name = f"{name}Network" if hasattr(functions, name) else name  # apart from what the file needs besides
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     with atomic(target / "weights.safetensors") as temporary:
-        save_file({**low.root.state_dict(), **printing.large_constants(low)}, temporary)
+        weights = {**low.root.state_dict(), **printing.large_constants(low)}
+        save_file(weights | {further: weights[further].clone() for further in joined}, temporary)  # no shared memory
     with atomic(target / "model.py") as temporary:
-        temporary.write_text(_source(name, low), encoding="utf-8")
+        temporary.write_text(_source(name, low, joined), encoding="utf-8")
 
 
 def run_folder(folder: Path, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
@@ -106,13 +110,13 @@ def run_folder(folder: Path, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
     return [one.numpy() for one in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
 
 
-def _source(name: str, low: Lowering) -> str:
+def _source(name: str, low: Lowering, joined: Mapping[str, str]) -> str:
     arguments, statements = printing.forward(low)
     helpers = printing.helpers(low)
     body = _MODEL.format(
         name=name,
         inputs="it takes " + ", ".join(arguments),
-        modules=_indented(printing.modules(low)),
+        modules=_indented([*printing.modules(low), *printing.ties(low, joined)]),
         arguments=", ".join(arguments),
         forward=_indented(statements),
     )

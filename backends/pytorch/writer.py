@@ -13,8 +13,10 @@ from torch import fx
 from mopruning.backends.pytorch.lowering import arithmetic, layers, pooling, recurrent, shapes
 from mopruning.backends.pytorch.lowering.context import Lowering
 from mopruning.backends.pytorch.notes import Notes
+from mopruning.backends.pytorch.tying import tie, untied
 from mopruning.errors import FormatError
 from mopruning.ir.passes.shapes import infer_shapes
+from mopruning.ir.ties import ties_of
 from mopruning.ir.validation import validate
 
 LOWERINGS: Mapping[str, Callable[[Lowering, Node], None]] = {
@@ -82,7 +84,8 @@ def from_ir(model: onnx_ir.Model) -> fx.GraphModule:
 
     Layers are real modules (`nn.Conv2d`, `nn.BatchNorm2d`, `nn.Linear`, `nn.LSTM`, ...) at the paths that the names of
     their parameters give; the keys of the state dict are those names. A layer whose parameters have names that no
-    module could give them, or share them with another layer, is a function of parameters held under those names. Batch
+    module could give them, or share them with another layer, is a function of parameters held under those names. A
+    weight that PyTorch had under several names (tied ones) is one parameter under all of them again. Batch
     normalisation counts its batches (`num_batches_tracked`) where the model comes from PyTorch.
 
     Args:
@@ -107,7 +110,8 @@ def from_ir(model: onnx_ir.Model) -> fx.GraphModule:
     >>> module.eval()(torch.zeros(2, 3, 8, 8)).shape
     torch.Size([2, 4, 6, 6])
     """
-    low = lowered(model)
+    low = lowered(untied(model))
+    tie(low, ties_of(model))
     return fx.GraphModule(low.root, low.graph, class_name=class_name(model))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -11,6 +12,7 @@ import onnx
 import onnx_ir
 
 from mopruning.ir.operators import OPERATORS
+from mopruning.ir.roles import roles_of
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -20,13 +22,18 @@ LARGEST = 1 << 20
 _SMALL = 1024  # numbers; only inputs as short as this say how large a result is
 _FLOATS = (onnx_ir.DataType.FLOAT, onnx_ir.DataType.FLOAT16, onnx_ir.DataType.BFLOAT16, onnx_ir.DataType.DOUBLE)
 
+# onnx::Mul_12, /act/Constant_output_0, const_fold_opt__7, val_3; names in a source are words, and paths of words
+_MADE = re.compile(r"[^\w.]|const|^_|_\d+$|^.$|(^|_)(scalar|tensor|val|value)(_|$)", re.IGNORECASE)
+
 
 def fold_constants(model: onnx_ir.Model, *, weights: bool = False) -> onnx_ir.Model:
     """Return the model with constant nodes computed: Constant, Shape of a known shape, and what follows from them.
 
-    A folded node's output becomes an initializer of the same name. Weights, which are floating initializers (and
-    Constant nodes) of more than one number, stay as they are: a node that computes from one is left, as the Transpose
-    of a weight is. So is a node that gives an output of the graph, or more than `LARGEST` numbers.
+    A folded node's output becomes an initializer of the same name. Weights stay as they are: a node that computes from
+    one is left, as the Transpose of a weight is. Weights are floating initializers (and Constant nodes) of more than
+    one number, and those of one number that the source trains or keeps: a slope, a temperature. The model's metadata,
+    the operator or the name tells these from numbers that an exporter made, such as ``onnx::Mul_12``. Nodes that give
+    an output of the graph, or more than `LARGEST` numbers, are left too.
 
     Args:
         model: The model, of any opset; it is not changed. Shapes are taken as they are declared; `infer_shapes` knows
@@ -47,7 +54,7 @@ def fold_constants(model: onnx_ir.Model, *, weights: bool = False) -> onnx_ir.Mo
     graph = result.graph
     opset = result.opset_imports.get("", 0)
     used = {name for name, value in graph.initializers.items() if value.uses()}
-    kept = set() if weights else {name for name, value in graph.initializers.items() if _is_weight(value)}
+    kept = set() if weights else _weights(result)
     for node in list(graph):
         if any(value.is_graph_output() for value in node.outputs):
             continue
@@ -200,6 +207,25 @@ def _initializer(old: onnx_ir.Value, tensor: onnx_ir.TensorProtocol) -> onnx_ir.
 
 def _is_constant(value: onnx_ir.Value | None) -> bool:
     return value is not None and value.is_initializer() and value.const_value is not None and not value.is_graph_input()
+
+
+def _weights(model: onnx_ir.Model) -> set[str]:
+    """Return the names of the initializers that are the source's own."""
+    roles = roles_of(model)
+    noted = model.metadata_props.get("mopruning.source") == "pytorch"  # whose reader notes what each of them is
+    return {
+        name
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None
+        and value.const_value.dtype in _FLOATS
+        and (value.const_value.size > 1 or roles[name] != "constant" or not (noted or _is_made(value)))
+    }
+
+
+def _is_made(value: onnx_ir.Value) -> bool:
+    """Whether a number has a name that an exporter, or a reader of this package (``<node>.<what>``), made up for it."""
+    name = str(value.name)
+    return bool(_MADE.search(name)) or any(name.rpartition(".")[0] == use.node.name for use in value.uses())
 
 
 def _is_weight(value: onnx_ir.Value) -> bool:

@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime")
 from torch import nn  # noqa: E402
 
 from mopruning.backends import pytorch  # noqa: E402
+from mopruning.ir.ties import ties_of  # noqa: E402
 from mopruning.ir.validation import validate  # noqa: E402
 from tests.backends.pytorch_ir_networks import (  # noqa: E402
     NETWORKS,
@@ -59,14 +60,14 @@ def test_what_returns_computes_the_same(name):
 def test_names_dtypes_and_zeros_are_identical(name):
     module, _, model = sent(name)
     returned = pytorch.from_ir(model)
-    tied = {"decoder.weight"} & dict(module.named_parameters(remove_duplicate=False)).keys()
-    expected = {key: value for key, value in module.state_dict().items() if key not in tied or name != "bert"}
+    expected = module.state_dict()
     assert bits(returned.state_dict()) == bits(expected)
     assert {key for key, _ in returned.named_parameters()} == {key for key, _ in module.named_parameters()}
     assert all(parameter.requires_grad for parameter in returned.parameters())
     held = {key: value.const_value.numpy().tobytes() for key, value in model.graph.initializers.items()}
     for key, value in expected.items():
         if not key.endswith("num_batches_tracked"):
+            key = ties_of(model).get(key, key)
             assert held[key] == value.numpy().tobytes(), key
 
 
@@ -178,11 +179,10 @@ def test_states_load_in_either_direction(name):
     module, _, model = sent(name)
     returned = pytorch.from_ir(model)
     fresh, _ = build(name, sparsity=0.9)
-    if name != "bert":  # its state names the tied weight twice
-        returned.load_state_dict(fresh.state_dict())
-        assert bits(returned.state_dict()) == bits(fresh.state_dict())
-        fresh.load_state_dict(pytorch.from_ir(model).state_dict())
-        assert bits(fresh.state_dict()) == bits(module.state_dict())
+    returned.load_state_dict(fresh.state_dict())
+    assert bits(returned.state_dict()) == bits(fresh.state_dict())
+    fresh.load_state_dict(pytorch.from_ir(model).state_dict())
+    assert bits(fresh.state_dict()) == bits(module.state_dict())
     plain = dict(pytorch.from_ir(model).state_dict())  # without the metadata of state_dict, as other formats load it
     returned.load_state_dict(plain)
     stream = io.BytesIO()

@@ -49,6 +49,26 @@ def test_all_unsupported_operators_are_listed_at_once():
     }
 
 
+def test_operators_that_check_what_they_compute_are_listed_too():
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = Function(torch.linalg.cholesky)
+
+        def forward(self, x):
+            found = self.inner(torch.linalg.inv(x)) + torch.linalg.solve(x, x)
+            return found + torch.special.bessel_j0(x) + torch.histc(x)[:3]
+
+    with pytest.raises(UnsupportedOperators) as raised:
+        pytorch.to_ir(Net(), torch.randn(2, 3, 3))
+    found = {(problem.node, problem.operator) for problem in raised.value.problems}
+    assert found == {
+        *(("linalg_inv", "aten.linalg_inv.default"), ("inner", "aten.linalg_cholesky.default")),
+        *(("linalg_solve", "aten.linalg_solve.default"), ("bessel_j0", "prims.bessel_j0.default")),
+        ("histc", "aten.histc.default"),
+    }
+
+
 def _script():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch calls it deprecated

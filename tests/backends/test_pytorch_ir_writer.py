@@ -20,7 +20,6 @@ from torch import nn  # noqa: E402
 
 from mopruning.backends import pytorch  # noqa: E402
 from mopruning.errors import FormatError  # noqa: E402
-from mopruning.ir import zoo  # noqa: E402
 from mopruning.ir.builder import Builder  # noqa: E402
 from mopruning.ir.validation import UnsupportedOperators  # noqa: E402
 from tests.backends.pytorch_ir_networks import NETWORKS, assert_close, loss_of, outputs_of, run, sent  # noqa: E402
@@ -47,8 +46,7 @@ def test_modules_are_of_the_kind_they_were(name):
     network = pytorch.from_ir(net)
     for path, part in module.named_modules():
         held = [key for key, _ in part.named_parameters(recurse=False)]
-        tied = name == "bert" and path == "decoder"
-        if not held or isinstance(part, nn.MultiheadAttention) or not path or tied:
+        if not held or isinstance(part, nn.MultiheadAttention) or not path:
             continue
         returned = network.get_submodule(path)
         # the projection of an attention is a kind of nn.Linear
@@ -59,27 +57,6 @@ def test_modules_are_of_the_kind_they_were(name):
     dropouts = [part.p for part in module.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
     returned_dropouts = [part.p for part in network.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
     assert len(returned_dropouts) >= len(dropouts)
-
-
-@pytest.mark.parametrize("name", ["lenet5", "resnet8_cifar", "shufflenet_v2_cifar", "squeezenet1_1"])
-def test_zoo_networks_train_and_keep_their_names(name):
-    net = zoo.build(name)
-    network = pytorch.from_ir(net)
-    size = [side if isinstance(side, int) else 2 for side in net.graph.inputs[0].shape]
-    size[2:] = [min(side, 64) for side in size[2:]] if name == "squeezenet1_1" else size[2:]
-    x = torch.randn(size)
-    constants = {
-        value.name for value in net.graph.initializers.values() if "." in value.name and value.const_value.size < 9
-    }
-    names = set(net.graph.initializers) - {n for n in constants if n.rpartition(".")[2] in ("ratio", "shape", "split")}
-    assert set(network.state_dict()) == names
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    first = loss_of(network, (x,))
-    for _ in range(5):
-        optimizer.zero_grad()
-        loss_of(network, (x,)).backward()
-        optimizer.step()
-    assert loss_of(network, (x,)).item() < first.item()
 
 
 def test_states_of_networks_without_a_counter_load_in_any_form():

@@ -50,6 +50,47 @@ def test_weights_stay_the_same_tensors_under_their_names():
     assert operators(folded).count("Transpose") == operators(net).count("Transpose")
 
 
+def scaled(name):
+    """A network that multiplies by exp of a number, as those with a learned temperature do."""
+    nodes = [node("Exp", "exp", name), node("Mul", "y", "x exp")]
+    return model({"x": ["N", 4]}, nodes, ["y"], {name: np.array([0.5], np.float32)})
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "temperature", "head.temperature", "blocks.0.gamma"])
+def test_a_trained_number_keeps_its_name(name):
+    folded = fold_constants(scaled(name))
+    assert operators(folded) == ["Exp", "Mul"]
+    assert list(folded.graph.initializers) == [name]
+    assert list(fold_constants(scaled(name), weights=True).graph.initializers) == ["exp"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onnx::Exp_12", "/act/Constant_output_0", "const_fold_opt__7", "val_3", "_to_copy", "exp.input", "c", "Const:0"],
+)
+def test_a_number_that_an_exporter_made_is_folded(name):
+    folded = fold_constants(scaled(name))
+    assert operators(folded) == ["Mul"]
+    assert list(folded.graph.initializers) == ["exp"]
+
+
+def test_the_metadata_say_more_than_names():
+    net = scaled("val_3")
+    net.metadata_props.update({"mopruning.source": "pytorch", "mopruning.roles": '{"val_3":"parameter"}'})
+    assert operators(fold_constants(net)) == ["Exp", "Mul"]
+    net = scaled("temperature")
+    net.metadata_props["mopruning.source"] = "pytorch"
+    assert operators(fold_constants(net)) == ["Mul"]
+
+
+def test_the_slope_of_a_prelu_keeps_its_name():
+    nodes = [node("Unsqueeze", "wide", "onnx::PRelu_3 axes"), node("PRelu", "y", "x wide")]
+    numbers = {"onnx::PRelu_3": np.array([0.25], np.float32), "axes": np.array([1])}
+    folded = fold_constants(model({"x": ["N", 4]}, nodes, ["y"], numbers))
+    assert operators(folded) == ["Unsqueeze", "PRelu"]
+    assert array(folded, "onnx::PRelu_3") == 0.25
+
+
 def test_on_request_weights_are_computed_too():
     nodes = [node("Transpose", "t", "w", perm=[1, 0]), node("MatMul", "y", "x t")]
     net = model({"x": ["N", 4]}, nodes, ["y"], {"w": W})

@@ -130,10 +130,11 @@ def to_onnx(program: ExportedProgram, name: str) -> onnx_ir.Model:
             break
         except torch.onnx.errors.OnnxExporterError as error:
             target = _unsupported(error)
-            if target is None or target in missing or len(missing) >= _MOST_UNSUPPORTED:
+            found = _checked(program) - missing if target is None else {target} - missing
+            if not found or len(missing) >= _MOST_UNSUPPORTED:
                 raise FormatError(f"{name}: cannot be translated to ONNX: {_reason(error)}") from error
-            missing.add(target)
-            table[target] = _stand_in(target)
+            missing |= found
+            table.update({target: _stand_in(target) for target in found})
     assert exported is not None
     return exported.model
 
@@ -215,12 +216,33 @@ def _unsupported(error: BaseException) -> Any | None:
         text = str(current)
         if (match := _TARGET.search(text)) and "Error when translating node" in text:
             found = match
-        missing = "No ONNX function found" in text or "no ONNX function" in text.lower()
+        missing = "no onnx function" in text.lower() or isinstance(current, NotImplementedError)
         if missing and found is not None:
             namespace, name, overload = found.groups()
             return getattr(getattr(getattr(torch.ops, namespace), name), overload)
         current = current.__cause__
     return None
+
+
+def _checked(program: ExportedProgram) -> set[Any]:
+    """Return the operators that become a computation and a check of its success, for which ONNX has no form.
+
+    torch 2.13 wraps `aten._linalg_check_errors`, a part of `torch.linalg.inv` and others, in a higher-order operator
+    with_effects, at which its exporter ends in a KeyError that names neither.
+    """
+    with silence():
+        decomposed = program.run_decompositions()
+    origins = {
+        source.name
+        for node in decomposed.graph.nodes
+        if isinstance(node.target, torch._ops.HigherOrderOperator)
+        for source in node.meta.get("from_node", ())
+    }
+    return {
+        node.target
+        for node in program.graph.nodes
+        if node.name in origins and isinstance(node.target, torch._ops.OpOverload)
+    }
 
 
 def _stand_in(target: Any) -> Callable[..., Any]:

@@ -154,7 +154,7 @@ class Lowering(lowering.Lowering["fx.Node | Sizes"]):
         own = ".".join(part or "_" for part in re.sub(r"[^\w.\-/]", "_", path).split("."))
         while not self._is_free(own):
             own = own.replace(".", "_") + ("_" if own.count(".") == 0 else "")
-        self._put(own, module)
+        self.put(own, module)
         self.layers[own] = layer
         return self._node("call_module", own, args, {}, path)
 
@@ -195,7 +195,7 @@ class Lowering(lowering.Lowering["fx.Node | Sizes"]):
             module = kind(**layer.arguments, device="meta")
             for attribute, value in tensors.items():
                 setattr(module, attribute, None if value is None else self._content(value))
-            self._put(path, module)
+            self.put(path, module)
             self.layers[path] = layer
             self._owned |= dict.fromkeys(names, path)
         return self._node("call_module", path, args, {}, name)
@@ -250,7 +250,7 @@ class Lowering(lowering.Lowering["fx.Node | Sizes"]):
         """Return the node that reads a parameter or buffer, wherever it is held."""
         if name not in self._fetched:
             if name not in self._owned:
-                self._put(name, self._content(self.model.graph.initializers[name]))
+                self.put(name, self._content(self.model.graph.initializers[name]))
             self._fetched[name] = self._node("get_attr", name, (), {}, name)
         return self._fetched[name]
 
@@ -259,7 +259,7 @@ class Lowering(lowering.Lowering["fx.Node | Sizes"]):
         tensor = to_torch(value.const_value.numpy())
         return nn.Parameter(tensor) if self.roles[str(value.name)] == "parameter" else tensor
 
-    def _put(self, path: str, what: nn.Module | Tensor) -> None:
+    def put(self, path: str, what: nn.Module | Tensor) -> None:
         """Register a module, parameter or buffer under its path."""
         *parents, last = path.split(".")
         module = self.root
