@@ -131,7 +131,7 @@ def parameters(weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str
     """Tell trained parameters from what else a file holds.
 
     Args:
-        weights: Every tensor by name.
+        weights: Every tensor by name; anything with a dtype will do.
 
     Returns:
         The parameters by name, and for every other tensor why it is none.
@@ -152,6 +152,6 @@ def parameters(weights: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str
 
 
 def _is_floating(array: Array) -> bool:
-    if isinstance(array, np.ndarray):  # ml_dtypes' types are of kind V, as NumPy does not know them
+    if isinstance(array.dtype, np.dtype):  # ml_dtypes' types are of kind V, as NumPy does not know them
         return array.dtype.kind == "f" or str(array.dtype).startswith(("bfloat", "float"))
     return bool(namespace(array).isdtype(array.dtype, "real floating"))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mopruning.errors import FormatError
-from mopruning.files import FORMATS, format_of, open_weights, save_weights
+from mopruning.files import FORMATS, format_of
 from mopruning.model_files import GRAPH_FORMATS
 
 if TYPE_CHECKING:
     from mopruning.ir.lazy import LazyArray
 
-_STREAMED = (".safetensors", ".npz", ".mopir")  # read one tensor at a time, however large the file
+_STREAMS: Mapping[str, str] = {"pytorch": "mopruning.backends.pytorch.checkpoint_streams"}
+"""Format -> the module with its `read_lazily` and `write_lazily`, where it is not that of the IR."""
 
 
 def holds_weights(source: Path, target: Path) -> bool:
@@ -25,7 +29,7 @@ def holds_weights(source: Path, target: Path) -> bool:
 
 
 def convert_weights(source: Path, target: Path, *, check: bool) -> str:
-    """Write weights in another format, whole or not at all, and return what the check says.
+    """Write weights in another format, whole or not at all, one tensor at a time; return what the check says.
 
     Args:
         source: A file of weights.
@@ -43,45 +47,39 @@ def convert_weights(source: Path, target: Path, *, check: bool) -> str:
         raise FormatError(f"{target.name} cannot hold a network, which {source} is; write .mopir or .onnx")
     if target.suffix.lower() not in FORMATS:
         raise FormatError(f"{source} holds weights without a network, which {target.name} needs; write .mopir")
+    before, after = _streams(source), _streams(target)
     with staged(target) as path:
-        if source.suffix.lower() in _STREAMED and path.suffix.lower() in _STREAMED:
-            weight_files.convert(source, path)
-        else:
-            save_weights(open_weights(source), path)
+        if before is after is not weight_files:
+            before.copy(source, path)
+            return "not checked: a checkpoint was copied with all that it holds" if check else "not checked"
+        weight_files.convert(source, path, reader=before.read_lazily, writer=after.write_lazily)
         if not check:
             return "not checked"
-        if format_of(source).name == format_of(path).name == "pytorch":
-            return "not checked: a checkpoint was copied with all that it holds"
-        return f"check: {_compare(source, path)} tensors, the same bit for bit"
+        return f"check: {_compare(before.read_lazily(source)[0], after.read_lazily(path)[0], source, path)}"
 
 
-def _compare(source: Path, written: Path) -> int:
-    before, after = _tensors(source), _tensors(written)
+def _streams(path: Path) -> ModuleType:
+    """Return the module that reads and writes a format one tensor at a time."""
+    row = format_of(path)
+    row.load()  # says what to install where its framework is missing
+    return importlib.import_module(_STREAMS.get(row.name, "mopruning.ir.weight_files"))
+
+
+def _compare(before: Mapping[str, LazyArray], after: Mapping[str, LazyArray], source: Path, written: Path) -> str:
     if before.keys() != after.keys():
         raise FormatError(f"{written}: holds other tensors than {source}: {min(before.keys() ^ after.keys())!r}")
     for name in before:
-        old, new = _plain(before[name].read()), _plain(after[name].read())
-        if (old.shape, old.dtype) != (new.shape, new.dtype) or not np.array_equal(_bytes(old), _bytes(new)):
+        if _digest(before[name]) != _digest(after[name]):
             raise FormatError(f"{written}: tensor {name!r} is not what it is in {source}")
-        for one in (before[name], after[name]):
-            one.release()
-    return len(before)
+    return f"{len(before)} tensors, the same bit for bit"
 
 
-def _tensors(path: Path) -> Mapping[str, LazyArray]:
-    from mopruning.ir.lazy import lazy
-    from mopruning.ir.weight_files import read_lazily
-
-    if path.suffix.lower() in _STREAMED:
-        return read_lazily(path)[0]
-    return {name: lazy(array) for name, array in open_weights(path).arrays().items()}
-
-
-def _plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _digest(one: LazyArray) -> tuple[object, ...]:
+    """Return what two tensors have in common only if they are the same: so no two are in memory at once."""
     from mopruning.ir.lazy import plain
 
-    return plain(array)
-
-
-def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return array.reshape(-1).view(np.uint8)
+    array = plain(one.read())
+    bits = hashlib.blake2b(array.reshape(-1).view(np.uint8).data).digest()
+    found = (array.shape, array.dtype, bits)
+    one.release()
+    return found

@@ -1,4 +1,4 @@
-"""`mopruning inspect`: how sparse the weights in a file are, and which patterns they satisfy."""
+"""`mopruning inspect`: how sparse the weights in a file are, which patterns they satisfy, and what else is in it."""
 
 from __future__ import annotations
 
@@ -10,46 +10,89 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mopruning.cli.contents import Contents
     from mopruning.conformity import Conformity
-    from mopruning.report import SparsityReport
+    from mopruning.report import SparsityReport, SparsityRow
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .safetensors, .npz, .pth or .pt file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     plot: Annotated[Path | None, typer.Option(help="Write a bar chart here: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Show how sparse the weights in a file are, and which patterns they satisfy.
 
-    For every parameter: its exact zeros over its size, the tightest N:M patterns that hold, the non-zeros in a bank
-    of input channels, and how many filters, channels and stripes are zero throughout. Nothing in the file is run.
+    Of a network first what it takes, gives and computes with. Then for every parameter: its exact zeros over its size,
+    the tightest N:M patterns that hold, the non-zeros in a bank of input channels, and how many filters, channels and
+    stripes are zero throughout; of a .mopir file also how it is stored. Nothing in the file is run.
     """
-    from mopruning.conformity import conformity
-    from mopruning.files import open_weights, parameters
-    from mopruning.report import sparsity
+    from mopruning.cli.contents import contents
 
     if plot is not None:
         from mopruning import plots
 
         plots.image_format_of(plot)  # a wrong suffix should be told before a large file is read
-    opened = open_weights(file)
-    weights, others = parameters(opened.weights())
-    others |= {alias: f"tied to {name}" for alias, name in opened.aliases.items()}
-    report = sparsity(weights)
-    found = {name: conformity(array) for name, array in weights.items() if len(array.shape) > 1}
+    held = contents(file)
+    report, found = _measure(held)
     if plot is not None:
         _write_plot(report, plot)
     if json:
-        _print_json(file, report, found, others, {name: str(array.dtype) for name, array in weights.items()})
+        _print_json(file, held, report, found)
         return
     from mopruning.cli.output import counted, show
+    from mopruning.ir.table import aligned
 
-    show(_table(report, found))
-    if others:
-        print("also in the file:", counted(list(others.values())))
+    if lines := _head(held, report.size):
+        print(aligned(lines))
+    show(_table(held, report, found))
+    if held.others:
+        print("also in the file:", counted(list(held.others.values())))
+    if held.stored:
+        size, dense = _file_bytes(held), held.dense
+        print(f"{size:,} bytes; as dense numbers its tensors take {dense:,}, {dense / size:.1f} times as much")
 
 
-def _table(report: SparsityReport, found: dict[str, Conformity]) -> Table:
+def _measure(held: Contents) -> tuple[SparsityReport, dict[str, Conformity]]:
+    """Read one parameter after the other, and let go of each."""
+    from mopruning.conformity import conformity
+    from mopruning.report import SparsityReport, sparsity
+
+    rows: list[SparsityRow] = []
+    found = {}
+    for name, one in held.parameters.items():
+        array = one.read()
+        rows += sparsity({name: array}).rows
+        if len(array.shape) > 1:
+            found[name] = conformity(array)
+        del array
+        one.release()
+    return SparsityReport(tuple(rows)), found
+
+
+def _head(held: Contents, parameters: int) -> list[tuple[str, str]]:
+    """Return what there is to say of the file as a whole, as pairs of a word and a text."""
+    from json import dumps
+
+    from mopruning.cli.notes import settings
+
+    lines = []
+    if held.model is not None:
+        from mopruning.cli.graph_summary import summary
+
+        lines += summary(held.model).lines(parameters)
+    notes = dict(held.notes)
+    if isinstance(notes.get("recipe"), dict):
+        notes["recipe"] = settings(notes["recipe"])
+    return lines + [(key, dumps(note, ensure_ascii=False)) for key, note in notes.items()]
+
+
+def _file_bytes(held: Contents) -> int:
+    from mopruning.cli.staging import bytes_of
+
+    return bytes_of(held.files)
+
+
+def _table(held: Contents, report: SparsityReport, found: dict[str, Conformity]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -58,12 +101,17 @@ def _table(report: SparsityReport, found: dict[str, Conformity]) -> Table:
     table.add_column("shape", no_wrap=True)
     table.add_column("size", f"{report.size:,}", justify="right", no_wrap=True)
     table.add_column("sparsity", f"{report.sparsity:.4f}", justify="right", no_wrap=True)
+    if held.stored:
+        total = sum(held.stored[row.name].stored for row in report.rows)
+        table.add_column("encoding", no_wrap=True)
+        table.add_column("bytes", f"{total:,}", justify="right", no_wrap=True)
     for column in ("N:M", "non-zeros in a bank", "zero throughout"):
         table.add_column(column)
     for row in report.rows:
         shape = "x".join(map(str, row.shape)) or "scalar"
+        stored = (held.stored[row.name].encoding, f"{held.stored[row.name].stored:,}") if held.stored else ()
         patterns = _texts(found[row.name]) if row.name in found else ("-", "-", "-")
-        cells = (row.name, shape, f"{row.size:,}", f"{row.sparsity:.4f}", *patterns)
+        cells = (row.name, shape, f"{row.size:,}", f"{row.sparsity:.4f}", *stored, *patterns)
         table.add_row(*(Text(cell) for cell in cells))
     return table
 
@@ -88,16 +136,26 @@ def _texts(one: Conformity) -> tuple[str, str, str]:
     return ", ".join(held) or "-", bank, ", ".join(units) or "-"
 
 
-def _print_json(
-    file: Path, report: SparsityReport, found: dict[str, Conformity], others: dict[str, str], dtypes: dict[str, str]
-) -> None:
-    import json
+def _print_json(file: Path, held: Contents, report: SparsityReport, found: dict[str, Conformity]) -> None:
+    from json import dumps
 
-    content: dict[str, Any] = {"file": str(file), **report.to_dict(), "others": others}
+    content: dict[str, Any] = {"file": str(file), **report.to_dict()}
+    content["bytes"] = {"file": _file_bytes(held), "dense": held.dense}
+    if held.stored:
+        content["bytes"]["stored"] = sum(one.stored for one in held.stored.values())
+    if held.model is not None:
+        from mopruning.cli.graph_summary import summary
+
+        content["graph"] = summary(held.model).to_dict()
+    content |= held.notes
     for name, entry in content["parameters"].items():
-        entry["dtype"] = dtypes[name].removeprefix("torch.")
+        entry["dtype"] = str(held.parameters[name].dtype).removeprefix("torch.")
+        if name in held.nodes:
+            entry["node"], entry["operator"] = held.nodes[name]
+        if name in held.stored:
+            entry["encoding"], entry["bytes"] = held.stored[name].encoding, held.stored[name].stored
         entry["conformity"] = found[name].to_dict() if name in found else None
-    print(json.dumps(content, indent=2))
+    print(dumps(content | {"others": dict(held.others)}, indent=2))
 
 
 def _write_plot(report: SparsityReport, path: Path) -> None:

@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from mopruning.errors import RecipeError
+from mopruning.errors import FormatError, RecipeError
 
 if TYPE_CHECKING:
     from mopruning.files import WeightFile
     from mopruning.plan import Plan
     from mopruning.recipe import Recipe
 
+_NO_WEIGHT = "no weight of a layer"
+
 
 def prune(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A .safetensors, .npz, .pth or .pt file.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where to; its suffix says the format.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
+    ],
     granularity: Annotated[
         str | None, typer.Option(help="Such as bank:64, 2:4, unstructured (the default), filter, block:4x4.")
     ] = None,
@@ -33,31 +37,38 @@ def prune(
     """Prune the weights in a file once, at the final sparsity, and write another file.
 
     A schedule in the recipe is passed over. Everything else in the file stays as it is, and so does the file itself;
-    OUT is written whole or not at all.
+    OUT is written whole or not at all. A network can be written as any format of networks, or of weights alone.
     """
+    from mopruning.cli.opening import check_readable_suffix, files_of, is_network, open_file, trained, weights_alone
     from mopruning.cli.output import counted, show
-    from mopruning.files import format_of, open_weights, parameters, save_weights
+    from mopruning.cli.staging import bytes_of
     from mopruning.report import sparsity as measure
 
     wanted = _recipe(recipe, granularity, sparsity)
-    format_of(source), format_of(target)
-    _check_target(source, target, force)
-    opened = open_weights(source)
-    weights, others = parameters(opened.weights())
-    plan = wanted.plan({name: tuple(array.shape) for name, array in weights.items()})
-    _check_plan(plan, opened)
+    check_readable_suffix(source)
+    read, written = files_of(source), files_of(target)
+    _check_target(read, written, force)
+    if weights_alone(source):
+        _check_holds(source, target)
+    opened = open_file(source)
+    if not is_network(opened):
+        _check_holds(source, target)
+    weights, others = trained(opened)
+    plan = _plan(wanted, {name: tuple(array.shape) for name, array in weights.items()}, opened)
     before = measure(weights).sparsity  # now, because `replace` writes into these very arrays
     pruned = one_shot(plan, weights)
     opened.replace(pruned)
-    save_weights(opened, target)
+    pruned_share, share = measure(pruned).sparsity, measure({**weights, **pruned}).sparsity
+    del weights, pruned  # before another copy is made for the file
+    _write(opened, target, plan.recipe)
 
     show(plan.table())
-    pruned_share, share = measure(pruned).sparsity, measure({**weights, **pruned}).sparsity
     print(f"sparsity: {pruned_share:.4f} of the pruned parameters, {share:.4f} of all (was {before:.4f})")
-    others |= {alias: f"tied to {name}" for alias, name in opened.aliases.items()}
     if others:
         print("also in the file:", counted(list(others.values())))
-    print(f"{source}: {source.stat().st_size:,} bytes -> {target}: {target.stat().st_size:,} bytes")
+    if note := _left_behind(opened, target):
+        print(note)
+    print(f"{source}: {bytes_of(read):,} bytes -> {target}: {bytes_of(written):,} bytes")
 
 
 def one_shot(plan: Plan, weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,15 +124,46 @@ def _recipe(path: Path | None, granularity: str | None, sparsity: float | None) 
     return recipe
 
 
-def _check_target(source: Path, target: Path, force: bool) -> None:
+def _check_target(read: tuple[Path, ...], written: tuple[Path, ...], force: bool) -> None:
     """Refuse to write over the input, under whatever name, or over another file without leave."""
-    if not source.is_file():
-        strerror = "is no file" if source.exists() else "there is no such file"
-        raise FileNotFoundError(errno.ENOENT, strerror, str(source))
-    if target.exists() and os.path.samefile(source, target):
-        raise FileExistsError(errno.EEXIST, "is the input, which is never changed; name another OUT", str(target))
-    if os.path.lexists(target) and not force:
-        raise FileExistsError(errno.EEXIST, "exists; name another OUT or add --force", str(target))
+    for file in read:
+        if not file.is_file():
+            strerror = "is no file" if file.exists() else "there is no such file"
+            raise FileNotFoundError(errno.ENOENT, strerror, str(file))
+    for file in written:
+        if file.exists() and any(os.path.samefile(file, one) for one in read):
+            raise FileExistsError(errno.EEXIST, "is the input, which is never changed; name another OUT", str(file))
+        empty = file.is_dir() and not any(file.iterdir())
+        if os.path.lexists(file) and not empty and not force:
+            raise FileExistsError(errno.EEXIST, "exists; name another OUT or add --force", str(file))
+
+
+def _check_holds(source: Path, target: Path) -> None:
+    """Refuse to make a network of weights alone."""
+    from mopruning.cli.opening import needs_network
+    from mopruning.files import FORMATS
+
+    if needs_network(target):
+        raise FormatError(
+            f"{source} holds weights without a network, which {target.name} needs; write one of {', '.join(FORMATS)}, "
+            "or prune a file that holds the network"
+        )
+
+
+def _plan(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], opened: WeightFile) -> Plan:
+    """Say what happens to every parameter; in a network, only weights of layers are pruned unless named exactly."""
+    from mopruning.cli.opening import is_network
+
+    unpruned: tuple[str, ...] = ()
+    if is_network(opened):
+        unpruned = opened.unpruned
+        if recipe.score == "bn_scale":  # what the recipe says itself comes last, and so counts
+            recipe = dataclasses.replace(recipe, bn_scales={**opened.scales(), **recipe.bn_scales})
+    plan = recipe.plan(shapes, frozen=unpruned)
+    rows = [dataclasses.replace(row, reason=_NO_WEIGHT) if row.reason == "frozen" else row for row in plan.rows]
+    plan = dataclasses.replace(plan, rows=tuple(rows))
+    _check_plan(plan, opened)
+    return plan
 
 
 def _check_plan(plan: Plan, opened: WeightFile) -> None:
@@ -134,3 +176,42 @@ def _check_plan(plan: Plan, opened: WeightFile) -> None:
             f"{opened.path}: its tensors are sorted by name, so their order does not tell which scale is whose; "
             f"name the scale of {unpaired[0]!r} in bn_scales"
         )
+
+
+def _write(opened: WeightFile, target: Path, recipe: Recipe) -> None:
+    """Write what was opened, whole or not at all, with the recipe where the format has a place for it."""
+    from mopruning.cli.notes import write_notes
+    from mopruning.cli.opening import is_mopir, is_network, weights_alone
+    from mopruning.cli.staging import staged
+    from mopruning.files import format_of, save_weights
+
+    with staged(Path(os.path.abspath(target))) as path:
+        if is_network(opened) and not weights_alone(target):
+            opened.annotate(recipe, opened.path.name)
+            opened.save(path)
+        elif format_of(path).name == "mopir":
+            from mopruning.ir.container import write
+            from mopruning.ir.lazy import lazy
+
+            carried = opened.texts if is_mopir(opened) else {}
+            tensors = opened.tensors if is_mopir(opened) else opened.arrays()
+            texts = {**carried, **write_notes(carried, recipe, opened.path.name)}
+            write(path, {name: lazy(array) for name, array in tensors.items()}, texts)
+        elif is_network(opened) or is_mopir(opened):  # what else they hold is told, and left behind
+            row = format_of(path)
+            getattr(row.load(), row.writer)(path, opened.arrays() if is_network(opened) else opened.weights())
+        else:
+            save_weights(opened, path)
+
+
+def _left_behind(opened: WeightFile, target: Path) -> str:
+    """Say what a file of weights alone has no place for."""
+    from mopruning.cli.opening import is_mopir, is_network, weights_alone
+
+    if not weights_alone(target):
+        return ""
+    if is_network(opened):
+        return f"{target} holds parameters and running statistics, without the network"
+    return (
+        f"{target} has no place for {' and '.join(sorted(opened.texts))}" if is_mopir(opened) and opened.texts else ""
+    )

@@ -19,7 +19,8 @@ def staged(target: Path) -> Iterator[Path]:
 
     Everything in that folder moves: files that stand beside the target as well as a folder. Each file is moved in one
     step, `target` itself last; files of a folder that is there already are replaced one by one. On an error, or an
-    interrupt, nothing is moved and nothing is left.
+    interrupt, nothing is moved and nothing is left. Where an ONNX file is replaced that has its weights in a file
+    beside it, these go last of all.
 
     Args:
         target: The file or folder to write or to replace.
@@ -45,14 +46,29 @@ def staged(target: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder / target.name
-        for path in sorted(folder.iterdir(), key=lambda path: path.name == target.name):
+        older = _weights_beside(target)
+        moved = sorted(folder.iterdir(), key=lambda path: path.name == target.name)
+        for path in moved:
             _move(path, target.parent / path.name)
+        if older:
+            from mopruning.ir.onnx_files import remove
+
+            remove(older, kept=[path.name for path in moved])
     except FormatError as error:
         if str(folder) not in str(error):
             raise
         raise FormatError(str(error).replace(str(folder), str(target.parent))) from error  # the name that was asked for
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _weights_beside(target: Path) -> list[Path]:
+    """List the files of weights that belong to an ONNX file alone."""
+    if not any(path.suffix == ".data" and path.name.startswith(target.name) for path in target.parent.iterdir()):
+        return []  # without loading what reads such files
+    from mopruning.ir.onnx_files import external_weights
+
+    return external_weights(target)
 
 
 def _move(path: Path, target: Path) -> None:

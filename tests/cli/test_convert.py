@@ -159,6 +159,24 @@ def test_sparse_and_external(run, fails, tmp_path):
     assert "mopir is not written sparse" in fails("convert", tmp_path / "in.mopir", tmp_path / "x.mopir", "--sparse")
 
 
+def test_weights_beside_go_with_the_network_they_are_of(run, tmp_path):
+    for name, weights in (("a", pruned("mnist_cnn")), ("b", pruned("mnist_cnn", "2:4", 0.5))):
+        mopir.save(weights, tmp_path / f"{name}.mopir")
+    assert run("convert", tmp_path / "a.mopir", tmp_path / "net.onnx", "--external")[0] == 0
+    (first,) = tmp_path.glob("net.onnx.*.data")
+    stranger = tmp_path / f"net.onnx.{0:016x}.data"
+    stranger.write_bytes(b"mine")
+    assert run("convert", tmp_path / "a.mopir", tmp_path / "net.onnx", "--external", "--force")[0] == 0
+    assert first.exists()  # the same weights have the same name
+    assert run("convert", tmp_path / "b.mopir", tmp_path / "net.onnx", "--external", "--force")[0] == 0
+    (second,) = set(tmp_path.glob("net.onnx.*.data")) - {stranger}
+    assert second != first
+    got = arrays(read_onnx(tmp_path / "net.onnx"))
+    np.testing.assert_array_equal(got["conv3.weight"], arrays(mopir.load(tmp_path / "b.mopir"))["conv3.weight"])
+    assert run("convert", tmp_path / "b.mopir", tmp_path / "net.onnx", "--force")[0] == 0
+    assert names(tmp_path) == ["a.mopir", "b.mopir", "net.onnx", stranger.name]
+
+
 def test_formats_by_name(run, fails, tmp_path, lenet):
     write_onnx(mopir.load(lenet), tmp_path / "in.bin")
     assert run("convert", tmp_path / "in.bin", tmp_path / "out.xyz", "--from", "onnx", "--to", "mopir")[0] == 0
@@ -261,7 +279,7 @@ def test_weights_that_are_not_the_same_are_not_left(fails, tmp_path, monkeypatch
 
     write_weights(tmp_path / "in.npz", network)
     monkeypatch.setattr(
-        weight_files, "convert", lambda a, b: write_weights(b, network | {"fc.weight": -network["fc.weight"]})
+        weight_files, "convert", lambda a, b, **_: write_weights(b, network | {"fc.weight": -network["fc.weight"]})
     )
     assert "tensor 'fc.weight' is not what it is" in fails("convert", tmp_path / "in.npz", tmp_path / "o.safetensors")
     assert names(tmp_path) == ["in.npz"]

@@ -40,7 +40,9 @@ def test_inspect_json_is_complete(run, tmp_path, sparse):
     code, out, _ = run("inspect", tmp_path / "net.safetensors", "--json")
     content = json.loads(out)
     assert code == 0
-    assert set(content) == {"file", "total", "parameters", "others"}
+    assert set(content) == {"file", "total", "parameters", "bytes", "others"}
+    dense = sum(array.nbytes for array in sparse.values())
+    assert content["bytes"] == {"file": (tmp_path / "net.safetensors").stat().st_size, "dense": dense}
     conv = content["parameters"]["conv.weight"]
     assert (conv["sparsity"], conv["dtype"], conv["shape"]) == (0.9375, "float32", [8, 64, 3, 3])
     assert conv["conformity"]["banks"]["64"] == [4, 4]
