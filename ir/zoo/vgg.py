@@ -20,11 +20,12 @@ def vgg(net: Builder, x: Value, classes: int, depth: int, batch_norm: bool) -> V
     """Define a VGG for ImageNet, with torchvision's parameter names: ``features.0``, ..., ``classifier.6``.
 
     Its 25,088 dense inputs are 7x7 positions: where the image is larger, they are averages, as in torchvision; what
-    torchvision makes of other sizes than multiples of 224 no single ONNX operator can.
+    torchvision makes of larger sizes than multiples of 224 no single ONNX operator can. Smaller images leave fewer
+    positions, and the first dense layer has 512 inputs for each of them, where torchvision would repeat positions.
 
     Args:
         net: The network under construction.
-        x: Input image; height and width are multiples of 224.
+        x: Input image; height and width are each a multiple of 224, or smaller.
         classes: Number of outputs.
         depth: 11, 13, 16 or 19.
         batch_norm: Whether a normalisation follows each convolution.
@@ -41,12 +42,13 @@ def vgg(net: Builder, x: Value, classes: int, depth: int, batch_norm: bool) -> V
         x = net.max_pool(x, f"features.{place}", 2)
         place += 1
     _, height, width = image_of(x, "avgpool")
-    if height % 7 or width % 7:
+    if any(side > 7 and side % 7 for side in (height, width)):
         raise GraphError(
-            f"{net.name}: needs images of a multiple of 224 rows and columns: got {height}x{width} at the end, not 7x7"
+            f"{net.name}: needs images of a multiple of 224 rows and columns, or of fewer than 224: got "
+            f"{height}x{width} at the end, not 7x7 or less"
         )
-    if (height, width) != (7, 7):
-        x = net.average_pool(x, "avgpool", (height // 7, width // 7))
+    if max(height, width) > 7:
+        x = net.average_pool(x, "avgpool", (max(height // 7, 1), max(width // 7, 1)))
     x = net.flatten(x, "flatten")
     for index in (0, 3):
         x = net.relu(net.gemm(x, f"classifier.{index}", 4096), f"classifier.{index + 1}")

@@ -2,12 +2,13 @@
 
 import doctest
 import re
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 
-from mopruning.ir import operators
+from mopruning.ir import operators, operators_page
 from mopruning.ir.operators import DTYPES, OPERATORS, OPSET
 
 ROWS = list(OPERATORS.values())
@@ -24,8 +25,9 @@ def schema(name):
     return onnx.defs.get_schema(name, OPSET)
 
 
-def test_doctests():
-    result = doctest.testmod(operators)
+@pytest.mark.parametrize("module", [operators, operators_page], ids=lambda module: module.__name__)
+def test_doctests(module):
+    result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
 
@@ -92,3 +94,17 @@ def test_weights_are_the_parameters_that_can_be_pruned():
 def test_types_are_known_to_numpy_or_ml_dtypes():
     ml_dtypes = pytest.importorskip("ml_dtypes")
     assert [np.dtype(getattr(ml_dtypes, name, name)).name for name in DTYPES] == list(DTYPES)
+
+
+def test_the_page_is_that_of_the_table():
+    written = (Path(__file__).parents[2] / "docs" / "operators.md").read_text(encoding="utf-8")
+    assert written == operators_page.page(), f"the table has changed; write the page anew: {operators_page.COMMAND}"
+
+
+def test_the_page_has_a_line_for_every_row():
+    lines = [line for line in operators_page.page().splitlines() if line.startswith("| [")]
+    assert [re.match(r"\| \[(\w+)\]", line)[1] for line in lines] == list(OPERATORS)
+    assert {line.replace(r"\|", "").count("|") for line in lines} == {7}
+    resize = next(line for line in lines if "[Resize]" in line)
+    for text in ("1 to 4", "`nearest_mode`", "`align_corners`", "`cubic_coeff_a` = `-0.75`", "`F.interpolate`"):
+        assert text in resize

@@ -1,0 +1,106 @@
+"""What survives a round trip? Every network of the zoo, pruned, through .mopir and ONNX files and back, at full size.
+
+`python benchmarks/round_trips.py` prints the table and writes docs/benchmarks/round_trips.md and the figures as JSON to
+build/benchmarks; names of networks after it measure those alone, and `--quick` three small ones, and write nothing.
+`--check` exits 1 where something does not hold. What is measured, and the limits, are those of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from page import ROOT, Table, write
+from timing import machine
+
+sys.path.insert(0, str(ROOT))  # the tests hold what is shared with them
+from mopruning.ir import zoo
+from tests.backends.round_trips import LOSSES, OUTPUTS, STEPS, Trip, original, trips
+
+QUICK = ("mnist_cnn", "resnet8_cifar", "squeezenet1_1")
+COLUMNS = (
+    *("network", "chain", "sparsity", "outputs", "onnxruntime", "names", "weights", "zeros", "step 1", "step 2"),
+    *("statistics", "loss at step 1", "loss after 5 steps", "seconds"),
+)
+PAGE = """# Round trips
+
+{machine}
+
+Written by `{command}`; `make bench` runs it. Every network of the zoo at its full image size, pruned to 50% in banks of
+64 where that fits at least half of its weights, else to 90% unstructured, sent through files and back, and trained
+where it arrived. The tests do the same with smaller images.
+
+{table}
+
+- **outputs**: the largest difference between the outputs of what arrived and of the original, as a share of the range
+  of the output. Limit: {outputs:.0e}.
+- **onnxruntime**: the same between the ONNX file on the way, run in onnxruntime, and the original in PyTorch. Limit:
+  {outputs:.0e}, or three times what float32 itself is off from float64 in this network, if that is more.
+- **names**, **weights**, **zeros**: whether parameters and buffers have the same names in the same order, the same
+  types, shapes and bits, and zeros in the same places.
+- **step 1**, **step 2**: the relative difference of the loss before and after the first update, between what arrived
+  and the original, trained alike on one batch by `SGDSparse(fix_sparsity=True)`. Limit: {losses:.0e}.
+- **statistics**: the largest relative difference of BatchNorm's running statistics after the first step; - where there
+  is no BatchNorm. Limit: {losses:.0e}.
+- **loss after 5 steps**: the loss falls, and the pruned weights are still 0.
+- **seconds**: for translating, writing and reading. The two chains from PyTorch share the translation, which counts for
+  each; what arrives by ONNX arrives as a trainable network, too.
+- {verdict}
+"""
+
+
+def row(trip: Trip) -> list[str]:
+    def share(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1e}" if value else "0"
+
+    facts = ["same" if fact else "**differ**" for fact in (trip.names and trip.order, trip.weights, trip.zeros)]
+    compared = [share(value) for value in (trip.first, trip.second, trip.statistics)]
+    losses = [f"{trip.losses[0]:.4g}", f"{trip.losses[STEPS]:.4g}"]
+    start = [trip.network, trip.chain.replace("->", "→"), f"{trip.sparsity:.4f}"]
+    return [*start, share(trip.difference), share(trip.runtime), *facts, *compared, *losses, f"{trip.seconds:.1f}"]
+
+
+def measure(names: Sequence[str]) -> list[Trip]:
+    found = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            for trip in trips(original(name), Path(folder)):
+                print(*row(trip), *trip.problems(), flush=True)
+                found.append(trip)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
+    parser.add_argument("--quick", action="store_true", help="three small networks, nothing written")
+    parser.add_argument("--check", action="store_true", help="exit 1 where something does not hold")
+    arguments = parser.parse_args()
+    found = measure(arguments.names or (QUICK if arguments.quick else zoo.names()))
+    missed = [f"{trip.network}, {trip.chain}: {text}" for trip in found for text in trip.problems()]
+    for line in missed:
+        print("missed:", line)
+    if not arguments.quick and not arguments.names:
+        table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
+        where = machine("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime") | {
+            "threads": str(torch.get_num_threads())
+        }
+        text = PAGE.format(
+            machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
+            command=where["command"],
+            table=table.markdown(),
+            outputs=OUTPUTS,
+            losses=LOSSES,
+            verdict="Everything holds." if not missed else "Missed: " + "; ".join(missed) + ".",
+        )
+        write("round_trips", text, {"machine": where, "trips": [asdict(trip) for trip in found]})
+    return 1 if arguments.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Every network of the zoo, pruned, through .mopir and ONNX files and back: it computes and trains as the original.
+
+So do modules written by hand, which nothing of this project has made.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx_ir = pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from mopruning.backends import pytorch  # noqa: E402
+from mopruning.ir import zoo  # noqa: E402
+from mopruning.ir.mopir import load  # noqa: E402
+from mopruning.ir.passes.fold_batchnorm import fold_batchnorm  # noqa: E402
+from tests.backends import round_trips  # noqa: E402
+from tests.backends.pytorch_ir_networks import NETWORKS, sent  # noqa: E402
+from tests.backends.round_trips import CHAINS, Original, Trip, original, trips  # noqa: E402
+
+IMAGES = {"inception_v3": 107, "resnet50_v1d_centernet": 64}
+"""Sides of images that leave more than one pixel in the end, of which BatchNorm has statistics."""
+
+
+def image(name: str) -> int | None:
+    """Return a side much smaller than ImageNet's, None for the network's own."""
+    if zoo.NETWORKS[name].image[1] < 200:
+        return None
+    return IMAGES.get(name, 32 if name.startswith("vgg") else 64)
+
+
+def wanted(found: list[Trip]) -> None:
+    assert {trip.chain: trip.problems() for trip in found} == {chain: [] for chain in CHAINS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.names())
+def test_networks_of_the_zoo_return_as_they_were(name, tmp_path):
+    classes = None if image(name) is None else 10
+    found = trips(original(name, image(name), classes), tmp_path)
+    wanted(found)
+    assert all(trip.order for trip in found)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_modules_written_by_hand_return_as_they_were(name, tmp_path):
+    module, inputs, model = sent(name)
+    wanted(trips(Original(name, module, inputs), tmp_path, model))
+
+
+def put(model: onnx_ir.Model, name: str, change) -> onnx_ir.Model:
+    value = model.graph.initializers[name]
+    value.const_value = onnx_ir.Tensor(change(value.const_value.numpy().copy()), name=name)
+    return model
+
+
+def renamed(model: onnx_ir.Model) -> onnx_ir.Model:
+    model.graph.initializers["bn1.bias"].name = "bn1.beta"
+    return model
+
+
+DAMAGES = {
+    "weight": (lambda model: put(model, "conv2.weight", lambda array: array * np.float32(1.001)), "weights differ"),
+    "zeros": (lambda model: put(model, "fc.weight", lambda array: array + np.float32(1e-6)), "zeros differ"),
+    "name": (renamed, "names differ"),
+    "statistics": (
+        lambda model: put(model, "bn1.running_mean", lambda array: array + 1),
+        "running statistics differ: ",
+    ),
+    "normalisation": (fold_batchnorm, "loss at step 1 differs: "),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    network = original("mnist_cnn")
+    return network, pytorch.to_ir(network.module, network.inputs)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_does_not_return_as_it_was_is_seen(damage, digits, tmp_path, monkeypatch):
+    change, problem = DAMAGES[damage]
+    monkeypatch.setattr(round_trips, "load", lambda path: change(load(path)))
+    network, translated = digits
+    found = trips(network, tmp_path, translated)
+    assert all(any(text.startswith(problem) for text in trip.problems()) for trip in found)
