@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 BACKENDS: Mapping[str, str] = {
     "pytorch": "mopruning.backends.pytorch",
+    "mxnet": "mopruning.backends.mxnet",
 }
 """Framework name -> module; a new framework is one folder and one line here."""
 

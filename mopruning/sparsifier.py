@@ -106,7 +106,7 @@ def untied(recipe: Recipe, weights: NamedWeights) -> Recipe:
 
     def first(key: str) -> str:
         found, exact = ([], False) if own.find(key)[0] else further.find(key)
-        return weights.aliases[found[0]] if exact else key
+        return weights.aliases[found[0]] if exact and found else key
 
     layers: dict[str, Any] = {}
     for key, rule in recipe.layers.items():

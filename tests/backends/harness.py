@@ -25,6 +25,13 @@ LAYERS: Mapping[str, tuple[str, tuple[int, ...]]] = {
 }
 """The network under test: name -> kind of layer, canonical shape. A harness stores each in its framework's layout."""
 
+RECIPE: Mapping[str, Any] = {
+    "sparsity": 0.75,
+    "granularity": "bank:16",
+    "schedule": {"start": 2, "length": 6, "frequency": 2},
+}
+"""What most tests prune: masks change four times, after steps 2 to 8."""
+
 
 @dataclass(frozen=True)
 class Case:

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 import conftest  # noqa: F401  it makes `mopruning.backends` importable in a checkout
-from tests.backends.harness import gradients_at, initial_weights
-from tests.backends.test_contract import RECIPE
+from tests.backends.harness import RECIPE, gradients_at, initial_weights
 
 
 def main(backend: str, folder: Path) -> None:

@@ -1,13 +1,8 @@
-"""The contract of a sparse optimizer, point by point, on every sparse class of every backend.
-
-`MOPRUNING_TEST_BACKENDS` (names with commas) says which backends must be there: absent, they fail instead of being
-skipped.
-"""
+"""The contract of a sparse optimizer, point by point, on every sparse class of every backend."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import signal
 import subprocess
 import sys
@@ -19,18 +14,12 @@ import numpy as np
 import pytest
 
 from mopruning import Pruner, Recipe
-from mopruning.backends import load
-from tests.backends.harness import LAYERS, Array, Case, Harness, Trainer, gradients_at, initial_weights
+from mopruning.backends import BACKENDS
+from tests.backends.harness import LAYERS, RECIPE, Array, Case, Harness, Trainer, gradients_at, initial_weights
+from tests.backends.presence import REQUIRED, absence, require
 
-BACKENDS = ("pytorch", "mxnet", "tensorflow1", "mindspore")
-REQUIRED = set(filter(None, os.environ.get("MOPRUNING_TEST_BACKENDS", "").replace(" ", "").split(",")))
 ROOT = Path(__file__).resolve().parents[2]
 
-RECIPE: Mapping[str, Any] = {
-    "sparsity": 0.75,
-    "granularity": "bank:16",
-    "schedule": {"start": 2, "length": 6, "frequency": 2},
-}
 STEPS = 10
 
 # Each, with schedule and sparsity as below, on the layers that it fits.
@@ -53,15 +42,6 @@ def named(decision: Mapping[str, Any]) -> str:
     return ",".join(f"{key}={value}" for key, value in decision.items())
 
 
-def absence(name: str) -> str | None:
-    """Say why a backend cannot be tested here, or None where it can."""
-    try:
-        load(name)
-    except (ImportError, ValueError) as error:
-        return str(error)
-    return None
-
-
 def harness_module(name: str) -> Any:
     return importlib.import_module(f"tests.backends.{name}_harness")
 
@@ -78,8 +58,7 @@ def all_cases() -> list[Any]:
 @pytest.fixture
 def backend(request: pytest.FixtureRequest) -> Harness:
     name = request.param
-    if reason := absence(name):
-        (pytest.fail if name in REQUIRED else pytest.skip)(reason)
+    require(name)
     return harness_module(name).HARNESS
 
 
