@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 BACKENDS: Mapping[str, str] = {
     "pytorch": "mopruning.backends.pytorch",
     "mxnet": "mopruning.backends.mxnet",
+    "tensorflow1": "mopruning.backends.tensorflow1",
 }
 """Framework name -> module; a new framework is one folder and one line here."""
 

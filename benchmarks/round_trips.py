@@ -25,7 +25,7 @@ from tests.backends.round_trips import LOSSES, OUTPUTS, STEPS, Trip, original, t
 QUICK = ("mnist_cnn", "resnet8_cifar", "squeezenet1_1")
 COLUMNS = (
     *("network", "chain", "sparsity", "outputs", "onnxruntime", "names", "weights", "zeros", "step 1", "step 2"),
-    *("statistics", "loss at step 1", "loss after 5 steps", "seconds"),
+    *("statistics", "loss at step 1", "loss after 5 steps"),
 )
 PAGE = """# Round trips
 
@@ -48,8 +48,7 @@ where it arrived. The tests do the same with smaller images.
 - **statistics**: the largest relative difference of BatchNorm's running statistics after the first step; - where there
   is no BatchNorm. Limit: {losses:.0e}.
 - **loss after 5 steps**: the loss falls, and the pruned weights are still 0.
-- **seconds**: for translating, writing and reading. The two chains from PyTorch share the translation, which counts for
-  each; what arrives by ONNX arrives as a trainable network, too.
+- What arrives by ONNX arrives as a trainable network, too.
 - {verdict}
 """
 
@@ -62,7 +61,7 @@ def row(trip: Trip) -> list[str]:
     compared = [share(value) for value in (trip.first, trip.second, trip.statistics)]
     losses = [f"{trip.losses[0]:.4g}", f"{trip.losses[STEPS]:.4g}"]
     start = [trip.network, trip.chain.replace("->", "→"), f"{trip.sparsity:.4f}"]
-    return [*start, share(trip.difference), share(trip.runtime), *facts, *compared, *losses, f"{trip.seconds:.1f}"]
+    return [*start, share(trip.difference), share(trip.runtime), *facts, *compared, *losses]
 
 
 def measure(names: Sequence[str]) -> list[Trip]:

@@ -12,12 +12,14 @@ _GLOB = frozenset("*?[")
 
 
 def stripped(name: str) -> str:
-    """Return a name without what wrappers put in front: `module.` (data parallel) and `_orig_mod.` (compiled).
+    """Return a name without what frameworks add: `module.` (data parallel), `_orig_mod.` (compiled) and an end `:0`.
 
-    >>> stripped("module._orig_mod.features.0.weight")
-    'features.0.weight'
+    The last is the number of the output that a TensorFlow 1 variable is, of the operation that has its name.
+
+    >>> stripped("module._orig_mod.features.0.weight"), stripped("conv1/weights:0")
+    ('features.0.weight', 'conv1/weights')
     """
-    parts = [part for part in name.split(".") if part != "_orig_mod"]
+    parts = [part for part in name.removesuffix(":0").split(".") if part != "_orig_mod"]
     while len(parts) > 1 and parts[0] == "module" and parts[1]:
         parts = parts[1:]
     return ".".join(parts) or name

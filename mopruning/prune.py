@@ -71,7 +71,7 @@ class BasePrune(ABC):
             )
         self._optimizer = optimizer
         self._sparsifier = self._link(model, recipe, prune_device)
-        for row in self.plan.rows:
+        for row in self.plan.rows if recipe.active else ():
             if row.granularity is None and row.misfit:
                 warnings.warn(
                     f"{row.name} cannot be balanced pruned and will be deleted from the prune_dict: {row.reason}",

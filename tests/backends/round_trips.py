@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,7 +103,6 @@ class Trip:
         moved: Whether that step changed the statistics.
         held: Whether training left the zeros as they were.
         losses: Of what arrived: before each update, and after the last.
-        seconds: How long writing and reading took, without training.
     """
 
     network: str
@@ -123,7 +121,6 @@ class Trip:
     moved: bool
     held: bool
     losses: tuple[float, ...] = field(repr=False)
-    seconds: float
 
     def problems(self) -> list[str]:
         """Return what does not hold, in words."""
@@ -194,22 +191,18 @@ def original(name: str, image: int | None = None, classes: int | None = None) ->
 def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) -> list[Trip]:
     """Send a network through every chain, by files in a folder, and compare what arrives with it.
 
-    The network is not changed. The chains from PyTorch share the translation, which takes longest; its time counts for
-    each, unless it is passed as `sent`.
+    The network is not changed. The chains from PyTorch share the translation, which takes longest; it may be passed as
+    `sent`.
     """
     outputs = _arrays(outputs_of(network.module, network.inputs))
     state = state_of(network.module)
     images = [value.numpy() for value in network.inputs]
     expected = train(copy.deepcopy(network.module), network.inputs, steps=1)
-    start = time.perf_counter()
     sent = sent or pytorch.to_ir(network.module, network.inputs)
-    translated = time.perf_counter() - start
     way, end = folder / "way.onnx", folder / "end.onnx"
     result = []
     for chain in CHAINS:
-        start = time.perf_counter()
         arrived = pytorch.from_ir(_travel(chain, sent, network.model or sent, folder / "net.mopir", way, end))
-        seconds = time.perf_counter() - start + (0 if chain == TO_ONNX else translated)
         by_file = None if chain == TO_TORCH else run_onnx(way, images)
         alike = [_compare(state, state_of(arrived))]
         if chain == TO_ONNX:
@@ -239,7 +232,6 @@ def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) ->
                 moved=training.moved,
                 held=training.held,
                 losses=training.losses,
-                seconds=seconds,
             )
         )
     return result
