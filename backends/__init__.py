@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 BACKENDS: Mapping[str, str] = {
     "pytorch": "mopruning.backends.pytorch",
     "mxnet": "mopruning.backends.mxnet",
     "tensorflow1": "mopruning.backends.tensorflow1",
+    "mindspore": "mopruning.backends.mindspore",
 }
 """Framework name -> module; a new framework is one folder and one line here."""
 
@@ -47,3 +48,26 @@ def load(name: str) -> Backend:
     if name not in BACKENDS:
         raise ValueError(f"no backend {name!r}; known backends: {', '.join(BACKENDS)}")
     return cast(Backend, importlib.import_module(BACKENDS[name]))
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the `__getattr__` of an adapter, for public names whose modules take time to load.
+
+    Args:
+        package: Name of the adapter's package.
+        homes: Public name -> the module within it.
+    """
+    adapter = package.rpartition(".")[2]
+
+    def attribute(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        try:
+            module = importlib.import_module(f"{package}.{homes[name]}")
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "mopruning":
+                raise
+            raise ImportError(f"{adapter}.{name} needs {error.name}: pip install 'mopruning[{adapter}]'") from error
+        return getattr(module, name)
+
+    return attribute

@@ -32,7 +32,7 @@ _NPY: Any = np.lib.format  # as NumPy before 2.0 has no types for it
 
 def read_moffett(
     graph: FilePath,
-    parameters: FilePath,
+    parameters: FilePath | None = None,
     *,
     input_node_ids: Sequence[int] = (),
     output_node_ids: Sequence[int] = (),
@@ -47,8 +47,8 @@ def read_moffett(
 
     Args:
         graph: The .json file.
-        parameters: The .npz file. Its pickled dict is read by a reader that knows NumPy arrays and nothing else; an
-            archive of plain named arrays is read as well.
+        parameters: The .npz file, by default the one of the same name beside it. Its pickled dict is read by a reader
+            that knows NumPy arrays and nothing else; an archive of plain named arrays is read as well.
         input_node_ids: Ids of nodes whose values the model takes as inputs, in this order; what lies before them is
             left out. By default the inputs of the network, and ids that are read but not there.
         output_node_ids: Ids of nodes whose values the model gives, in this order. By default those nothing reads.
@@ -79,7 +79,7 @@ def read_moffett(
     ('dense_2', ['w'])
     """
     file = Path(graph)
-    arrays = _read_parameters(Path(parameters))
+    arrays = _read_parameters(_beside(graph) if parameters is None else Path(parameters))
     try:
         nodes = edited(read_nodes(file.read_text(encoding="utf-8")), update_node_cfg)
         model = build(file.stem, nodes, arrays, tuple(input_node_ids), tuple(output_node_ids))
@@ -94,7 +94,7 @@ def read_moffett(
 
 
 def write_moffett(
-    model: onnx_ir.Model, graph: FilePath, parameters: FilePath, *, pickled: bool = False
+    model: onnx_ir.Model, graph: FilePath, parameters: FilePath | None = None, *, pickled: bool = False
 ) -> tuple[int, ...]:
     """Write a model as a Moffett pair, each file whole or not at all.
 
@@ -104,7 +104,7 @@ def write_moffett(
     Args:
         model: A model of convolutions, poolings, dense layers and the other operators of the format; it is not changed.
         graph: Where the .json goes.
-        parameters: Where the .npz goes.
+        parameters: Where the .npz goes; beside the .json under the same name by default.
         pickled: Write one pickled dict, as published programs expect, rather than named arrays.
 
     Returns:
@@ -118,7 +118,7 @@ def write_moffett(
     """
     validate(model)
     text, arrays, outputs = to_nodes(model)
-    with atomic(parameters) as temporary:
+    with atomic(_beside(graph) if parameters is None else parameters) as temporary:
         if pickled:
             with temporary.open("wb") as stream:
                 np.savez(stream, np.array(arrays, object))
@@ -127,6 +127,10 @@ def write_moffett(
     with atomic(graph) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return outputs
+
+
+def _beside(graph: FilePath) -> Path:
+    return Path(graph).with_suffix(".npz")
 
 
 def _read_parameters(path: Path) -> dict[str, NumPyArray]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fnmatch
+import glob
 import importlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +28,25 @@ class GraphFormat:
     """Where a format of networks is read and written.
 
     Args:
+        ending: How its file names end; "/" for a folder.
         name: What the format is called.
         module: Module that does both; imported on first use.
         reader: Its function path -> model; None where the format is only written.
-        writer: Its function (model, path) -> None.
-        beside: Ending of the second file of a pair, which reader and writer take as the next argument.
+        writer: Its function (model, path) -> None; None where the format is only read.
+        beside: Patterns of the other files of a network: with each, the ending of the path is replaced.
+        marker: Name of a file by which a folder of this format is known.
         options: Keyword arguments of the writer that a user may ask for.
         runner: Its function (path, inputs) -> outputs, which runs a file in the framework that it is written for; None
             where the graph that is read from the file is what can be run.
     """
 
+    ending: str
     name: str
     module: str
     reader: str | None
-    writer: str
-    beside: str | None = None
+    writer: str | None
+    beside: tuple[str, ...] = ()
+    marker: str = ""
     options: tuple[str, ...] = ()
     runner: str | None = None
 
@@ -52,9 +59,9 @@ class GraphFormat:
             OSError: If the file cannot be read.
         """
         if self.reader is None:
-            readable = ", ".join(f"{row.name} ({ending})" for ending, row in GRAPH_FORMATS.items() if row.reader)
+            readable = ", ".join(f"{row.name} ({row.ending})" for row in FORMAT_ROWS if row.reader)
             raise FormatError(f"{os.fspath(path)}: {self.name} is only written; what can be read: {readable}")
-        return self._function(self.reader)(*self.paths(path))  # type: ignore[no-any-return]
+        return self._function(self.reader)(Path(path))  # type: ignore[no-any-return]
 
     def write(self, model: onnx_ir.Model, path: PathLike, **options: Any) -> None:
         """Write a network, whole or not at all.
@@ -69,10 +76,13 @@ class GraphFormat:
             ImportError: If the format's framework is not installed; the message says how to install it.
             OSError: If the file cannot be written.
         """
+        if self.writer is None:
+            writable = ", ".join(f"{row.name} ({row.ending})" for row in FORMAT_ROWS if row.writer)
+            raise FormatError(f"{os.fspath(path)}: {self.name} is only read; what can be written: {writable}")
         for option in options.keys() - set(self.options):
-            able = ", ".join(row.name for row in GRAPH_FORMATS.values() if option in row.options) or "none"
+            able = ", ".join(row.name for row in FORMAT_ROWS if option in row.options) or "none"
             raise FormatError(f"{os.fspath(path)}: {self.name} is not written {option}; formats that are: {able}")
-        self._function(self.writer)(model, *self.paths(path), **options)
+        self._function(self.writer)(model, Path(path), **options)
 
     def run(self, path: PathLike, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
         """Run a file in the framework that it is written for; only for formats that have a `runner`.
@@ -87,26 +97,45 @@ class GraphFormat:
         assert self.runner is not None
         return self._function(self.runner)(Path(path), inputs)  # type: ignore[no-any-return]
 
-    def paths(self, path: PathLike) -> tuple[Path, ...]:
-        """Return the file and, of a pair, the one beside it.
+    def files(self, path: PathLike) -> tuple[Path, ...]:
+        """Return the path of a network and those of its other files that are there.
 
-        >>> [file.name for file in graph_format_of("net.json").paths("net.json")]
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in ("net.json", "net.npz", "nets.npz"):
+        ...     (folder / name).touch()
+        >>> [file.name for file in graph_format_of("net.json").files(folder / "net.json")]
         ['net.json', 'net.npz']
         """
         file = Path(path)
-        return (file,) if self.beside is None else (file, file.with_suffix(self.beside))
+        start = file.name[: -len(self.ending)] if file.name.lower().endswith(self.ending) else file.stem
+        others = [fnmatch.translate(glob.escape(start) + pattern) for pattern in self.beside]
+        if not others or not file.parent.is_dir():
+            return (file,)
+        there = sorted(file.parent.iterdir())
+        return (file, *(one for one in there if one != file and any(re.match(other, one.name) for other in others)))
 
     def _function(self, name: str) -> Callable[..., Any]:
         return getattr(importlib.import_module(self.module), name)  # type: ignore[no-any-return]
 
 
+FORMAT_ROWS: tuple[GraphFormat, ...] = (
+    GraphFormat(".mopir", "mopir", "mopruning.ir.mopir", "load", "save"),
+    GraphFormat(".onnx", "onnx", "mopruning.ir.onnx_files", "read_onnx", "write_onnx", options=("sparse", "external")),
+    GraphFormat(
+        *("-symbol.json", "mxnet", "mopruning.backends.mxnet.symbol_files", "read_symbol", "write_symbol"),
+        beside=("-????.params", ".params"),
+        runner="run_symbol",
+    ),
+    GraphFormat(".json", "moffett", "mopruning.ir.moffett", "read_moffett", "write_moffett", beside=(".npz",)),
+    GraphFormat("/", "pytorch", "mopruning.backends.pytorch.source", None, "to_folder", runner="run_folder"),
+)
+"""Every format; a new one is one row here. The first whose ending fits counts, of folders the first to be written."""
+
 GRAPH_FORMATS: Mapping[str, GraphFormat] = {
-    ".mopir": GraphFormat("mopir", "mopruning.ir.mopir", "load", "save"),
-    ".onnx": GraphFormat("onnx", "mopruning.ir.onnx_files", "read_onnx", "write_onnx", options=("sparse", "external")),
-    ".json": GraphFormat("moffett", "mopruning.ir.moffett", "read_moffett", "write_moffett", beside=".npz"),
-    "/": GraphFormat("pytorch", "mopruning.backends.pytorch.source", None, "to_folder", runner="run_folder"),
+    ending: next(row for row in FORMAT_ROWS if row.ending == ending) for ending in [row.ending for row in FORMAT_ROWS]
 }
-"""Ending of a file name -> format, "/" for a folder; the first that fits counts. A new format is one line here."""
+"""Ending of a file name -> format, "/" for a folder."""
 
 
 def graph_format_of(path: PathLike, name: str | None = None) -> GraphFormat:
@@ -124,16 +153,20 @@ def graph_format_of(path: PathLike, name: str | None = None) -> GraphFormat:
     """
     text = os.fspath(path)
     if name is not None:
-        for row in GRAPH_FORMATS.values():
+        for row in FORMAT_ROWS:
             if row.name == name:
                 return row
-        raise FormatError(f"unknown format {name!r}; known: {', '.join(row.name for row in GRAPH_FORMATS.values())}")
+        raise FormatError(f"unknown format {name!r}; known: {', '.join(row.name for row in FORMAT_ROWS)}")
+    if os.path.isdir(text):
+        for row in FORMAT_ROWS:
+            if row.marker and os.path.isfile(os.path.join(text, row.marker)):
+                return row
     if os.path.isdir(text) or not Path(text).suffix:
         text = f"{text}/"
-    for ending, row in GRAPH_FORMATS.items():
-        if text.lower().endswith(ending):
+    for row in FORMAT_ROWS:
+        if text.lower().endswith(row.ending):
             return row
-    known = ", ".join("a folder" if ending == "/" else ending for ending in GRAPH_FORMATS)
+    known = ", ".join("a folder" if row.ending == "/" else row.ending for row in FORMAT_ROWS)
     raise FormatError(f"{os.fspath(path)}: unknown suffix {Path(path).suffix!r}; known for networks: {known}")
 
 
@@ -155,9 +188,8 @@ def read_model(path: PathLike, name: str | None = None) -> onnx_ir.Model:
         OSError: If the file cannot be read.
     """
     row = graph_format_of(path, name)
-    if row.reader is not None:
-        for file in row.paths(path):
-            check_readable(file)
+    if row.reader is not None and row.ending != "/":
+        check_readable(path)
     return row.read(path)
 
 

@@ -112,6 +112,20 @@ class Pruner:
             StateError: If the score needs gradients and none were observed.
         """
         self.steps += 1
+        return self.update(weights)
+
+    def update(self, weights: Mapping[str, Array]) -> Mapping[str, Array] | None:
+        """Do the mask update that is due by the steps counted so far; return the new masks, None where none is due.
+
+        For adapters whose graphs count the steps themselves, in `steps`; `step` is this and the counting.
+
+        Args:
+            weights: As for `step`.
+
+        Raises:
+            WeightError: If a weight is NaN or infinite.
+            StateError: If the score needs gradients and none were observed.
+        """
         update = self._due(self.steps)
         if update is None:
             return None

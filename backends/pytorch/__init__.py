@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 try:
     import torch as _torch  # noqa: F401  the message below is what a user without it should see
 except ImportError as error:
     raise ImportError("backend 'pytorch' needs torch: pip install 'mopruning[pytorch]'") from error
 
+from mopruning.backends import lazily
 from mopruning.backends.pytorch.optimizers import (
     AdadeltaSparse,
     AdafactorSparse,
@@ -56,16 +56,5 @@ __all__ = [
     "to_ir",
 ]
 
-_LAZY = {"to_ir": "reader", "from_ir": "writer", "to_folder": "source"}  # these need onnx, which takes time to load
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        module = importlib.import_module(f"{__name__}.{_LAZY[name]}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "mopruning":
-            raise
-        raise ImportError(f"pytorch.{name} needs {error.name}: pip install 'mopruning[pytorch]'") from error
-    return getattr(module, name)
+# These need onnx, which takes time to load.
+__getattr__ = lazily(__name__, {"to_ir": "reader", "from_ir": "writer", "to_folder": "source"})

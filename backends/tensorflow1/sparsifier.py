@@ -104,9 +104,8 @@ class GraphSparsifier(Sparsifier):
 
         def decide(*values: Any) -> list[Array]:
             held, weights = self._split(values)
-            held[1] = held[1] - 1  # the graph has counted already what the pruner is about to count
             pruner = self.state.pruner(held, self._unread)
-            pruner.step(weights)
+            pruner.update(weights)
             return self.state.to_values(pruner)[self.state.decided]
 
         counted = _assign(self.state.steps, lambda steps: steps.assign_add(1))

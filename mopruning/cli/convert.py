@@ -50,7 +50,8 @@ def convert(
     from mopruning.model_files import check_readable, graph_format_of
 
     target = Path(os.path.abspath(target))
-    check_readable(source)
+    if not source.is_dir():
+        check_readable(source)
     options = {name: True for name, wanted in (("sparse", sparse), ("external", external)) if wanted}
     read: tuple[Path, ...] = (source,)
     written: tuple[Path, ...] = (target,)
@@ -62,11 +63,9 @@ def convert(
         note = convert_weights(source, target, check=not no_check)
     else:
         reader, writer = graph_format_of(source, from_), graph_format_of(target, to)
-        read, written = reader.paths(source), writer.paths(target)
-        for file in read:
-            check_readable(file)
-        _check_free(source, written, force)
+        _check_free(source, writer.files(target), force)
         note = _convert_network(reader, source, writer, target, options, input_shape or [], no_check)
+        read, written = reader.files(source), writer.files(target)
     print(note)
     print(f"{source}: {bytes_of(read):,} bytes -> {_shown(target)}: {bytes_of(written):,} bytes")
 

@@ -18,7 +18,10 @@ from mopruning.model_files import GRAPH_FORMATS
 if TYPE_CHECKING:
     from mopruning.ir.lazy import LazyArray
 
-_STREAMS: Mapping[str, str] = {"pytorch": "mopruning.backends.pytorch.checkpoint_streams"}
+_STREAMS: Mapping[str, str] = {
+    "pytorch": "mopruning.backends.pytorch.checkpoint_streams",
+    "mxnet": "mopruning.ir.mxnet_params",
+}
 """Format -> the module with its `read_lazily` and `write_lazily`, where it is not that of the IR."""
 
 
@@ -51,7 +54,7 @@ def convert_weights(source: Path, target: Path, *, check: bool) -> str:
     with staged(target) as path:
         if before is after is not weight_files:
             before.copy(source, path)
-            return "not checked: a checkpoint was copied with all that it holds" if check else "not checked"
+            return "not checked: the file was copied with all that it holds" if check else "not checked"
         weight_files.convert(source, path, reader=before.read_lazily, writer=after.write_lazily)
         if not check:
             return "not checked"

@@ -83,10 +83,10 @@ class GraphSummary:
 
 def summary(model: onnx_ir.Model) -> GraphSummary:
     """Sum up a network; no weight is read, and shapes are inferred where they can be."""
+    from mopruning.errors import MopruningError
     from mopruning.ir.passes import infer_shapes
-    from mopruning.ir.passes.shapes import ShapeError
 
-    with suppress(ShapeError, RuntimeError):  # shapes that clash are for `verify` to tell
+    with suppress(MopruningError, RuntimeError):  # shapes that clash, and damage, are for `verify` to tell
         model = infer_shapes(model)
     graph = model.graph
     return GraphSummary(

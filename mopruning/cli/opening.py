@@ -48,8 +48,8 @@ def needs_network(path: Path) -> bool:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return the file and, of a pair, the one beside it."""
-    return graph_format_of(path).paths(path) if needs_network(path) else (path,)
+    """Return the file and those of the same network that are there beside it."""
+    return graph_format_of(path).files(path) if needs_network(path) else (path,)
 
 
 def open_file(path: Path) -> WeightFile:

@@ -46,8 +46,8 @@ def prune(
 
     wanted = _recipe(recipe, granularity, sparsity)
     check_readable_suffix(source)
-    read, written = files_of(source), files_of(target)
-    _check_target(read, written, force)
+    read = files_of(source)
+    _check_target(read, files_of(target), force)
     if weights_alone(source):
         _check_holds(source, target)
     opened = open_file(source)
@@ -68,7 +68,7 @@ def prune(
         print("also in the file:", counted(list(others.values())))
     if note := _left_behind(opened, target):
         print(note)
-    print(f"{source}: {bytes_of(read):,} bytes -> {target}: {bytes_of(written):,} bytes")
+    print(f"{source}: {bytes_of(read):,} bytes -> {target}: {bytes_of(files_of(target)):,} bytes")
 
 
 def one_shot(plan: Plan, weights: Mapping[str, Any]) -> dict[str, Any]:

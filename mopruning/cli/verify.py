@@ -51,7 +51,7 @@ def verify(
         tensors = _weights(file)
     else:
         row = graph_format_of(file, from_)
-        kind, files, model = row.name, row.paths(file), read_model(file, from_)
+        kind, files, model = row.name, row.files(file), read_model(file, from_)
         tensors = _initializers(file, model)
     if model is not None:
         _check_graph(file, model)

@@ -10,6 +10,7 @@ import pytest
 from mopruning import ir
 from mopruning.cli import graph_summary, network_file, notes, opening
 from mopruning.cli.network_file import NetworkFile, as_stored
+from mopruning.cli.opening import READABLE
 from mopruning.errors import FormatError
 from mopruning.files import open_weights
 from mopruning.ir.mopir import load_weights, save_weights
@@ -355,13 +356,13 @@ def test_what_a_format_cannot_express_is_told(fails, tmp_path):
 def test_pair_needs_both_files(fails, tmp_path):
     _, file = zoo_file(tmp_path, ".json")
     (tmp_path / "in.npz").unlink()
-    assert "in.npz: there is no such file" in fails("prune", file, tmp_path / "out.mopir", "--sparsity", 0.5)
+    assert "in.npz: No such file or directory" in fails("prune", file, tmp_path / "out.mopir", "--sparsity", 0.5)
 
 
 def test_suffixes_that_stand_for_nothing_list_those_that_do(fails, tmp_path):
     _, file = zoo_file(tmp_path, ".onnx")
     message = fails("prune", file, tmp_path / "out.tflite", "--sparsity", 0.5)
-    assert "known: .safetensors, .npz, .pth, .pt, .mopir, .onnx, .json, or a folder of PyTorch source" in message
+    assert f"known: {', '.join(READABLE)}, or a folder of PyTorch source" in message
     assert "known: .safetensors" in fails("prune", tmp_path / "folder", tmp_path / "out.mopir", "--sparsity", 0.5)
 
 

@@ -87,4 +87,4 @@ def test_missing_and_unknown_files(fails, tmp_path):
     assert "is a folder" in fails("verify", tmp_path)
     write_model(pruned("lenet5"), tmp_path / "net.json")
     (tmp_path / "net.npz").unlink()
-    assert "net.npz: there is no such file" in fails("verify", tmp_path / "net.json")
+    assert "net.npz: No such file or directory" in fails("verify", tmp_path / "net.json")
