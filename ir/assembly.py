@@ -173,7 +173,7 @@ class Assembly:
         return model
 
     def _initializer(self, name: str, tensor: onnx_ir.TensorProtocol) -> Value:
-        value = Value(name=name, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+        value = Value(name=name, shape=onnx_ir.Shape(tensor.shape.numpy()), type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
         self._initializers[name] = value
         return value
 

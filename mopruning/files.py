@@ -71,6 +71,7 @@ FORMATS: Mapping[str, Format] = {
     ".pth": _PYTORCH,
     ".pt": _PYTORCH,
     ".mopir": Format("mopir", "mopruning.ir.mopir", "open_weights", "write_weights"),
+    ".ckpt": Format("mindspore", "mopruning.ir.mindspore_ckpt", "read_checkpoint", "write_weights"),
     ".params": Format("mxnet", "mopruning.ir.mxnet_params", "open_weights", "write_weights"),
 }
 """Suffix -> format; a new format is one line here."""

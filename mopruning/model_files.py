@@ -84,12 +84,15 @@ class GraphFormat:
             raise FormatError(f"{os.fspath(path)}: {self.name} is not written {option}; formats that are: {able}")
         self._function(self.writer)(model, Path(path), **options)
 
-    def run(self, path: PathLike, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
+    def run(self, path: PathLike, inputs: Sequence[NumPyArray]) -> list[NumPyArray] | None:
         """Run a file in the framework that it is written for; only for formats that have a `runner`.
 
         Args:
             path: The file or folder.
             inputs: One array for each input, in order and as the IR has them: images are [N, channels, height, width].
+
+        Returns:
+            The outputs; None where a file from elsewhere does not say how it is run.
 
         Raises:
             ImportError: If the format's framework is not installed; the message says how to install it.
@@ -128,13 +131,31 @@ FORMAT_ROWS: tuple[GraphFormat, ...] = (
         runner="run_symbol",
     ),
     GraphFormat(".json", "moffett", "mopruning.ir.moffett", "read_moffett", "write_moffett", beside=(".npz",)),
+    GraphFormat(
+        *(".meta", "tensorflow1", "mopruning.backends.tensorflow1", "read_meta", "write_meta"),
+        beside=(".index", ".data-*"),
+        runner="run_meta",
+    ),
+    GraphFormat(
+        *(".pb", "frozen_graph", "mopruning.backends.tensorflow1", "read_frozen", "write_frozen"), runner="run_frozen"
+    ),
+    GraphFormat(
+        *("/", "saved_model", "mopruning.backends.tensorflow1", "read_saved_model", "write_saved_model"),
+        marker="saved_model.pb",
+        runner="run_saved_model",
+    ),
+    GraphFormat(".mindir", "mindir", "mopruning.backends.mindspore", "read_mindir", None, runner="run_mindir"),
+    GraphFormat(
+        *("/", "mindspore", "mopruning.backends.mindspore", None, "to_folder"),
+        marker="weights.ckpt",
+        runner="run_folder",
+    ),
     GraphFormat("/", "pytorch", "mopruning.backends.pytorch.source", None, "to_folder", runner="run_folder"),
 )
-"""Every format; a new one is one row here. The first whose ending fits counts, of folders the first to be written."""
+"""Every format; a new one is one row here. The first whose ending fits counts; a folder with a marker is known by it
+when it is read, and has to be asked for by name when it is written."""
 
-GRAPH_FORMATS: Mapping[str, GraphFormat] = {
-    ending: next(row for row in FORMAT_ROWS if row.ending == ending) for ending in [row.ending for row in FORMAT_ROWS]
-}
+GRAPH_FORMATS: Mapping[str, GraphFormat] = {row.ending: row for row in FORMAT_ROWS if not row.marker}
 """Ending of a file name -> format, "/" for a folder."""
 
 
@@ -164,7 +185,7 @@ def graph_format_of(path: PathLike, name: str | None = None) -> GraphFormat:
     if os.path.isdir(text) or not Path(text).suffix:
         text = f"{text}/"
     for row in FORMAT_ROWS:
-        if text.lower().endswith(row.ending):
+        if text.lower().endswith(row.ending) and not row.marker:
             return row
     known = ", ".join("a folder" if row.ending == "/" else row.ending for row in FORMAT_ROWS)
     raise FormatError(f"{os.fspath(path)}: unknown suffix {Path(path).suffix!r}; known for networks: {known}")

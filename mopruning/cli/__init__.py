@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
@@ -23,6 +24,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Command -> module and summary; a new command is one line here and a function of its name in that module."""
 
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "GLOG_v": "3"}
+"""Variables that keep TensorFlow and MindSpore from telling what they do on the terminal; errors still are told."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process: exit code 0, 1 where a comparison fails, or 2 with one line on stderr.
@@ -30,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: What follows the program's name; without it, those of the process.
     """
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     words = list(sys.argv[1:] if arguments is None else arguments)
     command = next((word for word in words if not word.startswith("-")), None)
     try:

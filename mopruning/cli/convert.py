@@ -107,7 +107,7 @@ def _convert_network(
         if no_check:
             return "not checked"
         found = _compare(reader, source, writer, path, model, samples)
-        note = _note(found, fixed, samples)
+        note = _note(found, fixed, samples, (reader, writer))
         if not found.share <= TOLERANCE:  # also where it is NaN
             print(f"mopruning: {note}: the check fails, and {target.name} was not written", file=sys.stderr)
             raise typer.Exit(1)
@@ -132,11 +132,17 @@ def _compare(
         raise CheckError(f"{error}; --input-shape gives other sizes, --no-check goes without the check") from error
 
 
-def _note(found: Difference, model: onnx_ir.Model, samples: list[tuple[int, ...]]) -> str:
+def _note(
+    found: Difference,
+    model: onnx_ir.Model,
+    samples: list[tuple[int, ...]],
+    ends: tuple[GraphFormat, GraphFormat],
+) -> str:
     from mopruning.cli.running import runtime
 
+    where = dict.fromkeys(runtime() if row.runner is None else row.name for row in ends)
     outputs = [value.name for value in model.graph.outputs]
     which = f" of {outputs[found.output]}" if len(outputs) > 1 else ""
     shapes = ", ".join("x".join(map(str, shape)) or "one number" for shape in samples)
     apart = f"{found.largest:.3g}, {found.share:.3g} of the output's range" if found.share else "0"
-    return f"check: largest difference{which} {apart} (random input {shapes}, in {runtime()})"
+    return f"check: largest difference{which} {apart} (random input {shapes}, in {' and '.join(where)})"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _STREAMS: Mapping[str, str] = {
     "pytorch": "mopruning.backends.pytorch.checkpoint_streams",
+    "mindspore": "mopruning.ir.mindspore_ckpt",
     "mxnet": "mopruning.ir.mxnet_params",
 }
 """Format -> the module with its `read_lazily` and `write_lazily`, where it is not that of the IR."""

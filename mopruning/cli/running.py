@@ -58,12 +58,14 @@ def run(row: GraphFormat, path: Path, model: onnx_ir.Model | None, inputs: Seque
     """
     if row.runner is not None:
         try:
-            return row.run(path, inputs)
+            outputs = row.run(path, inputs)
         except (MopruningError, ImportError):
             raise
         except Exception as error:  # each framework has errors of its own
             reason = " ".join(str(error).split())[:400]
             raise CheckError(f"{path} does not run in {row.name}, so it cannot be compared: {reason}") from error
+        if outputs is not None:
+            return outputs
     if row.name == "onnx":
         return run_onnx(path, inputs)
     model = row.read(path) if model is None else model

@@ -1,0 +1,1 @@
+"""The steps by which a MINDIR graph becomes an IR graph."""

@@ -1,0 +1,77 @@
+"""The primitives of MindSpore that can be read, and what reads each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mopruning.backends.mindspore.exporting import elements, layers, shapes
+from mopruning.backends.mindspore.exporting.context import Reading
+from mopruning.backends.mindspore.exporting.graph import MindNode
+
+PRIMITIVES: Mapping[str, Callable[[Reading, MindNode], Any]] = {
+    **dict.fromkeys(("Conv2D", "Conv3D"), layers.conv),
+    **dict.fromkeys(("Conv2DTranspose", "Conv2DBackpropInput", "Conv3DTranspose"), layers.conv_transpose),
+    "BiasAdd": layers.bias_add,
+    **dict.fromkeys(("MatMul", "BatchMatMul", "MatMulExt", "BatchMatMulExt"), layers.matmul),
+    "Dense": layers.dense,
+    "BatchNorm": layers.batch_norm,
+    "LayerNorm": layers.layer_norm,
+    "LayerNormExt": layers.layer_norm_ext,
+    "GroupNorm": layers.group_norm,
+    **dict.fromkeys(("MaxPool", "AvgPool", "MaxPool3D", "AvgPool3D", "MaxPool3DWithArgmax"), layers.pool),
+    **dict.fromkeys(("AdaptiveAvgPool2D", "AdaptiveAvgPool3D", "AdaptiveMaxPool2D"), layers.adaptive),
+    "Dropout": layers.dropout,
+    **dict.fromkeys(elements.UNARY, elements.unary),
+    **dict.fromkeys(elements.BINARY, elements.binary),
+    **dict.fromkeys(("AddExt", "SubExt"), elements.scaled),
+    "NotEqual": elements.not_equal,
+    "Square": elements.square,
+    "Rsqrt": elements.rsqrt,
+    "SiLU": elements.silu,
+    "ReLU6": elements.relu6,
+    **dict.fromkeys(("ClampScalar", "ClampTensor"), elements.clamp),
+    **dict.fromkeys(("GeLU", "GeluExt", "HSigmoid", "LeakyReLU", "LeakyReLUExt"), elements.activation),
+    **dict.fromkeys(("Elu", "EluExt", "SeLU"), elements.activation),
+    "PReLU": elements.prelu,
+    **dict.fromkeys(("Softmax", "LogSoftmax", "LogSoftmaxExt"), elements.softmax),
+    "DivMod": elements.div_mod,
+    "Select": elements.select,
+    "Cast": elements.cast,
+    **dict.fromkeys(("AddN", "AccumulateNV2"), elements.add_n),
+    **dict.fromkeys(("ZerosLike", "OnesLike"), elements.filled),
+    **dict.fromkeys(elements.REDUCED, elements.reduction),
+    "LpNorm": elements.norm,
+    **dict.fromkeys(("Argmax", "Argmin", "ArgMaxExt", "ArgMinExt"), elements.extreme),
+    **dict.fromkeys(("ArgMaxWithValue", "ArgMinWithValue"), elements.extreme_with_value),
+    **dict.fromkeys(("Max", "Min"), elements.whole_extreme),
+    **dict.fromkeys(("CumSum", "CumsumExt"), elements.cumulative),
+    **dict.fromkeys(("TopK", "TopkExt"), elements.top_k),
+    "Erfc": elements.erfc,
+    "Expm1": elements.expm1,
+    **dict.fromkeys(("Reshape", "View", "Flatten", "FlattenExt"), shapes.reshape),
+    **dict.fromkeys(("Transpose", "TransposeView"), shapes.transpose),
+    "Squeeze": shapes.squeeze,
+    **dict.fromkeys(("ExpandDims", "ExpandDimsView"), shapes.expand_dims),
+    "Concat": shapes.concat,
+    "Stack": shapes.stack,
+    **dict.fromkeys(("Unstack", "UnstackExtView"), shapes.unstack),
+    **dict.fromkeys(("Split", "SplitTensor", "SplitWithSize", "SplitTensorView", "SplitWithSizeView"), shapes.split),
+    "StridedSlice": shapes.strided_slice,
+    "SliceExt": shapes.slice_ext,
+    "Slice": shapes.slice_,
+    **dict.fromkeys(("SelectView", "SelectExtView"), shapes.select_view),
+    **dict.fromkeys(("Gather", "Embedding"), shapes.gather),
+    "GatherD": shapes.gather_elements,
+    **dict.fromkeys(("BroadcastTo", "BroadcastToView"), shapes.broadcast_to),
+    "Tile": shapes.tile,
+    **dict.fromkeys(("Pad", "PadV3", "ConstantPadND"), shapes.pad),
+    "ReverseV2": shapes.reverse,
+    **dict.fromkeys(("Triu", "Tril", "TrilExt"), shapes.triangle),
+    "Shape": shapes.shape,
+    **dict.fromkeys(("TensorShape", "DynamicShape"), shapes.tensor_shape),
+    **dict.fromkeys(("ScalarAdd", "ScalarSub", "ScalarMul", "ScalarFloorDiv"), shapes.scalars),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), shapes.depth_to_space),
+    **dict.fromkeys(("FillV2", "FillScalar", "Zeros", "Ones"), shapes.full),
+}
+"""Primitive -> the function that adds what it computes to an IR graph."""

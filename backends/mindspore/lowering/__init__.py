@@ -1,0 +1,1 @@
+"""How the operators of an IR graph are said in MindSpore, one file a family."""

@@ -1,0 +1,278 @@
+"""Operators that arrange: shapes, axes, parts."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx_ir import Node, Value
+
+from mopruning.backends.mindspore.lowering.context import Lowering, Var, literal, ms_dtype
+from mopruning.backends.mindspore.lowering.layers import embedding
+from mopruning.ir.attributes import attribute
+from mopruning.ir.lowering import Refusal, operands
+
+_END = 1 << 31  # ONNX writes "to the end" as a number at least as large
+
+
+def reshape(low: Lowering, node: Node) -> None:
+    """Lower Reshape, Flatten and the like to the shape that comes out."""
+    (x, *_) = operands(node, 1)
+    low.set(node.outputs[0], low.reshape(low.tensor(x), node.outputs[0]))
+
+
+def flatten(low: Lowering, node: Node) -> None:
+    """Lower Flatten."""
+    (x,) = operands(node, 1)
+    if attribute(node, "axis") == 1 and low.rank(x) > 1:
+        low.put(node, "ops.flatten({})", low.tensor(x))
+    else:
+        reshape(low, node)
+
+
+def transpose(low: Lowering, node: Node) -> None:
+    """Lower Transpose."""
+    (x,) = operands(node, 1)
+    order = attribute(node, "perm") or list(reversed(range(low.rank(x))))
+    low.put(node, f"ops.transpose({{}}, {literal(tuple(order))})", low.tensor(x))
+
+
+def squeeze(low: Lowering, node: Node) -> None:
+    """Lower Squeeze."""
+    x, given = operands(node, 2)
+    rank = low.rank(x)
+    if given is None:
+        axes = [axis for axis, size in enumerate(low.known_shape(x)) if size == 1]
+    else:
+        axes = sorted(axis % rank for axis in low.integers(given, "axes"))
+    low.put(node, f"ops.squeeze({{}}, {literal(tuple(axes))})", low.tensor(x))
+
+
+def unsqueeze(low: Lowering, node: Node) -> None:
+    """Lower Unsqueeze."""
+    x, axes = operands(node, 2)
+    numbers = low.integers(axes, "axes")
+    rank = low.rank(x) + len(numbers)
+    result = low.tensor(x)
+    for axis in sorted(number % rank for number in numbers):
+        result = low.emit(f"ops.expand_dims({{}}, {axis})", result)
+    low.set(node.outputs[0], result)
+
+
+def concat(low: Lowering, node: Node) -> None:
+    """Lower Concat."""
+    parts = [low.tensor(value) for value in operands(node, 1)]
+    held = "".join("{}, " for _ in parts) if len(parts) == 1 else ", ".join("{}" for _ in parts)
+    low.put(node, f"ops.cat(({held}), {attribute(node, 'axis')})", *parts)
+
+
+def split(low: Lowering, node: Node) -> None:
+    """Lower Split."""
+    x, given = operands(node, 2)
+    axis = attribute(node, "axis") % low.rank(x)
+    if given is not None:
+        sizes = low.integers(given, "sizes")
+    else:
+        size = low.known_shape(x)[axis]
+        if size is None:
+            raise Refusal("an axis of open size; give the graph's inputs shapes")
+        part = -(-size // len(node.outputs))
+        sizes = [min(part, size - part * i) for i in range(len(node.outputs))]
+    equal = sizes[0] if len(set(sizes)) == 1 else sizes
+    parts = low.emit(f"ops.split({{}}, {literal(equal)}, {axis})", low.tensor(x))
+    for index, output in enumerate(node.outputs):
+        if output.uses() or output.is_graph_output():
+            low.set(output, low.emit(f"{{}}[{index}]", parts))
+
+
+def slice_(low: Lowering, node: Node) -> None:
+    """Lower Slice."""
+    x, starts_in, ends_in, axes_in, steps_in = operands(node, 5)
+    starts, ends = low.integers(starts_in, "bounds"), low.integers(ends_in, "bounds")
+    axes = list(range(len(starts))) if axes_in is None else low.integers(axes_in, "axes")
+    steps = [1] * len(starts) if steps_in is None else low.integers(steps_in, "steps")
+    rank, sizes = low.rank(x), low.known_shape(x)
+    result = low.tensor(x)
+    ranges = [":"] * rank
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        axis %= rank
+        size = sizes[axis]
+        if step < 0:
+            if size is None:
+                raise Refusal("backwards on an axis of open size; give the graph's inputs shapes")
+            stop = None if end <= -size - 1 else end
+            result = _picked(low, result, list(range(size)[start:stop:step]), axis)
+        elif size is not None:
+            first, stop, _ = slice(start, end, step).indices(size)
+            ranges[axis] = _range(first, stop if stop < size else None, step)
+        else:
+            ranges[axis] = _range(start, None if end >= _END else end, step)
+    while ranges and ranges[-1] == ":":
+        ranges.pop()
+    low.set(node.outputs[0], low.emit(f"{{}}[{', '.join(ranges)}]", result) if ranges else result)
+
+
+def _range(start: int, stop: int | None, step: int) -> str:
+    text = f"{start or ''}:{'' if stop is None else stop}"
+    return text if step == 1 else f"{text}:{step}"
+
+
+def _picked(low: Lowering, x: Var, index: list[int], axis: int) -> Var:
+    """Take elements of an axis by number."""
+    numbers = np.array(index, np.int64)
+    return low.emit(f"ops.gather({{}}, {{}}, {axis})", x, low.held(numbers, f"{low.place}.index{axis}"))
+
+
+def gather(low: Lowering, node: Node) -> None:
+    """Lower Gather: rows of an embedding, or elements by number."""
+    x, index = operands(node, 2)
+    axis = attribute(node, "axis") % low.rank(x)
+    found = embedding(low, x, index) if axis == 0 else None
+    if found is not None:
+        low.set(node.outputs[0], found)
+        return
+    numbers = low.constant(index)
+    size = low.known_shape(x)[axis]
+    if numbers is not None:
+        if numbers.ndim == 0 and (size is not None or numbers >= 0):
+            at = int(numbers) % size if size is not None else int(numbers)
+            low.put(node, f"{{}}[{':, ' * axis}{at}]", low.tensor(x))
+            return
+        if size is None and (numbers < 0).any():
+            raise Refusal("from the end of an axis of open size; give the graph's inputs shapes")
+        positive = np.where(numbers < 0, numbers + (size or 0), numbers)
+        where = low.held(positive, f"{low.place}.index")
+    else:
+        where = _from_start(low, index, size)
+    low.put(node, f"ops.gather({{}}, {{}}, {axis})", low.tensor(x), where)
+
+
+def _from_start(low: Lowering, index: Value, size: int | None) -> Var:
+    """Count numbers from the start that may count from the end."""
+    given = low.tensor(index)
+    if size is None:
+        raise Refusal("computed numbers on an axis of open size; give the graph's inputs shapes")
+    return low.emit(f"ops.where({{0}} < 0, {{0}} + {size}, {{0}})", given)
+
+
+def gather_elements(low: Lowering, node: Node) -> None:
+    """Lower GatherElements."""
+    x, index = operands(node, 2)
+    axis = attribute(node, "axis") % low.rank(x)
+    where = _from_start(low, index, low.known_shape(x)[axis])
+    low.put(node, f"ops.gather_elements({{}}, {axis}, {{}})", low.tensor(x), where)
+
+
+def expand(low: Lowering, node: Node) -> None:
+    """Lower Expand, which broadcasts both ways."""
+    (x, _) = operands(node, 2)
+    low.put(node, f"ops.broadcast_to({{}}, {low.shape_of(node.outputs[0], reshape=False)})", low.tensor(x))
+
+
+def tile(low: Lowering, node: Node) -> None:
+    """Lower Tile."""
+    x, repeats = operands(node, 2)
+    low.put(node, f"ops.tile({{}}, {literal(tuple(low.integers(repeats, 'repeats')))})", low.tensor(x))
+
+
+def pad(low: Lowering, node: Node) -> None:
+    """Lower Pad; by reflection or with the edge it picks elements."""
+    x, amounts, value, axes_in = operands(node, 4)
+    rank, numbers = low.rank(x), low.integers(amounts, "amounts")
+    axes = list(range(rank)) if axes_in is None else [axis % rank for axis in low.integers(axes_in, "axes")]
+    begins, ends = [0] * rank, [0] * rank
+    for position, axis in enumerate(axes):
+        begins[axis], ends[axis] = numbers[position], numbers[len(axes) + position]
+    mode, result, sizes = attribute(node, "mode"), low.tensor(x), low.known_shape(x)
+    if mode == "constant":
+        filler = None if value is None else low.constant(value)
+        if value is not None and filler is None:
+            raise Refusal("its value is computed; it must be a constant")
+        number = 0.0 if filler is None else filler.reshape(-1)[0].item()
+        first = next((axis for axis in range(rank) if begins[axis] or ends[axis]), rank - 1)
+        around = [n for axis in reversed(range(first, rank)) for n in (begins[axis], ends[axis])]
+        low.put(node, f'ops.pad({{}}, {literal(tuple(around))}, "constant", {literal(number)})', result)
+        return
+    for axis, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        size = sizes[axis]
+        if begin or end:
+            if size is None:
+                raise Refusal("an axis of open size; give the graph's inputs shapes")
+            places = np.arange(max(0, -begin), size - max(0, -end))
+            places = np.pad(places, (max(0, begin), max(0, end)), mode="reflect" if mode == "reflect" else "edge")
+            result = _picked(low, result, places.tolist(), axis)
+    low.set(node.outputs[0], result)
+
+
+def shape(low: Lowering, node: Node) -> None:
+    """Lower Shape."""
+    (x,) = operands(node, 1)
+    features = low.tensor(x)
+    sizes = low.known_shape(x)
+    axes = range(len(sizes))[slice(attribute(node, "start"), attribute(node, "end"))]
+    if all(sizes[axis] is not None for axis in axes):
+        low.set(node.outputs[0], np.array([sizes[axis] for axis in axes], np.int64))
+        return
+    whole = low.emit(f"{low.primitive('ops.TensorShape()', 'shape_of')}({{}})", features)
+    low.set(node.outputs[0], low.emit(f"{{}}[{axes.start}:{axes.stop}]", whole))
+
+
+def size(low: Lowering, node: Node) -> None:
+    """Lower Size."""
+    (x,) = operands(node, 1)
+    sizes = low.known_shape(x)
+    if None not in sizes:
+        low.set(node.outputs[0], np.array(np.prod(sizes), np.int64))  # type: ignore[arg-type]
+        return
+    whole = low.emit(f"{low.primitive('ops.TensorShape()', 'shape_of')}({{}})", low.tensor(x))
+    low.put(node, "ops.prod({})", whole)
+
+
+def constant_of_shape(low: Lowering, node: Node) -> None:
+    """Lower ConstantOfShape."""
+    given = node.attributes.get("value")
+    filler = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+    number, dtype = literal(filler.reshape(-1)[0].item()), ms_dtype(filler.dtype.name)
+    low.put(node, f"ops.full({low.shape_of(node.outputs[0], reshape=False)}, {number}, dtype={dtype})")
+
+
+def range_(low: Lowering, node: Node) -> None:
+    """Lower Range, whose bounds have to be known."""
+    raise Refusal("its bounds are computed; they must be constants")
+
+
+def triangle(low: Lowering, node: Node) -> None:
+    """Lower Trilu."""
+    x, given = operands(node, 2)
+    diagonal = 0 if given is None else low.integers(given, "diagonal")[0]
+    function = "ops.triu" if attribute(node, "upper") else "ops.tril"
+    low.put(node, f"{function}({{}}, {diagonal})", low.tensor(x))
+
+
+def depth_to_space(low: Lowering, node: Node) -> None:
+    """Lower DepthToSpace."""
+    (x,) = operands(node, 1)
+    block = attribute(node, "blocksize")
+    _, channels, height, width = _image(low, x)
+    deep = channels // block**2
+    if attribute(node, "mode") == "CRD":
+        parts, order = (deep, block, block, height, width), (0, 1, 4, 2, 5, 3)
+    else:
+        parts, order = (block, block, deep, height, width), (0, 3, 4, 1, 5, 2)
+    cut = low.emit(f"ops.reshape({{}}, {literal((-1, *parts))})", low.tensor(x))
+    low.set(node.outputs[0], low.reshape(low.emit(f"ops.transpose({{}}, {order})", cut), node.outputs[0]))
+
+
+def space_to_depth(low: Lowering, node: Node) -> None:
+    """Lower SpaceToDepth."""
+    (x,) = operands(node, 1)
+    block = attribute(node, "blocksize")
+    _, channels, height, width = _image(low, x)
+    parts = (-1, channels, height // block, block, width // block, block)
+    cut = low.emit(f"ops.reshape({{}}, {literal(parts)})", low.tensor(x))
+    low.set(node.outputs[0], low.reshape(low.emit("ops.transpose({}, (0, 3, 5, 1, 2, 4))", cut), node.outputs[0]))
+
+
+def _image(low: Lowering, value: Value) -> list[int]:
+    sizes = low.known_shape(value)
+    if None in sizes[1:]:
+        raise Refusal("an image of open size; give the graph's inputs shapes")
+    return [-1 if size is None else size for size in sizes]

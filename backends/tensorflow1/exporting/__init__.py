@@ -1,0 +1,1 @@
+"""From TensorFlow to the IR: the steps of the reader."""

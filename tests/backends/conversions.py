@@ -1,0 +1,209 @@
+"""Conversions: a pruned network from any framework to any other, compared with what it was where it came from.
+
+The tests carry a small network over every pair; `benchmarks/matrix.py` carries the whole zoo.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx_ir
+
+from mopruning.cli.running import difference
+from mopruning.ir.roles import roles_of
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+FRAMEWORKS = ("pytorch", "mxnet", "tensorflow1", "mindspore", "onnx")
+PAIRS = tuple((source, target) for source in FRAMEWORKS for target in FRAMEWORKS if source != target)
+OUTPUTS = 1e-4  # largest difference, as a share of the output's range
+
+
+@dataclass(frozen=True)
+class End:
+    """How a network gets into a framework, runs there, and comes back.
+
+    Args:
+        send: (model, folder) -> the network in the framework, or its file.
+        run: (network, inputs) -> outputs, all as the IR has them.
+        bring: (network, inputs) -> model; the inputs are an example.
+    """
+
+    send: Callable[[onnx_ir.Model, Path], Any]
+    run: Callable[[Any, Sequence[Array]], list[Array]]
+    bring: Callable[[Any, Sequence[Array]], onnx_ir.Model]
+
+
+def end(framework: str) -> End:
+    """Return how a framework is reached; it is imported now."""
+    return _ENDS[framework]()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How far a network that was converted is from what it was.
+
+    Args:
+        network: Name of the network.
+        source: Framework that it came from.
+        target: Framework that it was taken to.
+        difference: Largest difference of the outputs, over all batches, as a share of their range.
+        names: Whether parameters and buffers have the same names.
+        zeros: Whether the same of them are 0, and the others the same bit for bit.
+        seconds: How long reading from one and writing to the other took.
+    """
+
+    network: str
+    source: str
+    target: str
+    difference: float
+    names: bool
+    zeros: bool
+    seconds: float
+
+    def problems(self) -> list[str]:
+        """Return what does not hold, in words."""
+        found = [] if self.difference <= OUTPUTS else [f"outputs differ by {self.difference:.1e} of their range"]
+        facts = {"names differ": self.names, "zeros or values differ": self.zeros}
+        return found + [text for text, holds in facts.items() if not holds]
+
+
+@dataclass
+class Journey:
+    """A network in one framework: what it computes there, and the model that is read from it."""
+
+    model: onnx_ir.Model
+    outputs: list[list[Array]]
+    seconds: float
+    state: Mapping[str, Array] = field(default_factory=dict)
+
+
+def depart(framework: str, model: onnx_ir.Model, batches: Sequence[Sequence[Array]], folder: Path) -> Journey:
+    """Put a model into a framework, run it there, and read it back from there."""
+    there = end(framework)
+    network = there.send(model, _made(folder / f"from_{framework}"))
+    outputs = [there.run(network, inputs) for inputs in batches]
+    start = time.perf_counter()
+    read = there.bring(network, batches[-1])
+    return Journey(read, outputs, time.perf_counter() - start, state_of(read))
+
+
+def arrive(
+    name: str, source: str, journey: Journey, target: str, batches: Sequence[Sequence[Array]], folder: Path
+) -> Conversion:
+    """Take a model that was read from one framework to another, and compare what it is there."""
+    there = end(target)
+    start = time.perf_counter()
+    network = there.send(journey.model, _made(folder / f"{source}_to_{target}"))
+    seconds = journey.seconds + time.perf_counter() - start
+    shares = [
+        difference(before, there.run(network, inputs)).share
+        for before, inputs in zip(journey.outputs, batches, strict=True)
+    ]
+    state = state_of(there.bring(network, batches[-1]))
+    names = state.keys() == journey.state.keys()
+    same = names and all(_bits(array) == _bits(state[key]) for key, array in journey.state.items())
+    return Conversion(name, source, target, max(shares), names, same, seconds)
+
+
+def state_of(model: onnx_ir.Model) -> dict[str, Array]:
+    """Return the parameters and buffers of a model by name."""
+    roles = roles_of(model)
+    values = model.graph.initializers.items()
+    return {name: value.const_value.numpy() for name, value in values if roles[name] != "constant"}  # type: ignore[union-attr]
+
+
+def batches_for(model: onnx_ir.Model, sizes: Sequence[int] = (1, 3)) -> list[list[Array]]:
+    """Draw random batches of these sizes for the inputs of a model, images all of them."""
+    rng = np.random.default_rng(0)
+    shapes = [[int(size) for size in value.shape[1:]] for value in model.graph.inputs]
+    return [[rng.standard_normal((size, *shape)).astype(np.float32) for shape in shapes] for size in sizes]
+
+
+def _bits(array: Array) -> tuple[Any, ...]:
+    return array.shape, array.dtype, np.ascontiguousarray(array).tobytes()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _pytorch() -> End:
+    import torch
+
+    from mopruning.backends import pytorch
+
+    def run(network: Any, inputs: Sequence[Array]) -> list[Array]:
+        network.eval()
+        with torch.no_grad():
+            outputs = network(*map(torch.from_numpy, inputs))
+        return [one.numpy() for one in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    return End(
+        lambda model, folder: pytorch.from_ir(model),
+        run,
+        lambda network, inputs: pytorch.to_ir(network, tuple(map(torch.from_numpy, inputs))),
+    )
+
+
+def _mxnet() -> End:
+    from mopruning.backends import mxnet
+
+    def send(model: onnx_ir.Model, folder: Path) -> Path:
+        mxnet.write_symbol(model, folder / "net-symbol.json")
+        return folder / "net-symbol.json"
+
+    return End(send, mxnet.run_symbol, lambda path, inputs: mxnet.read_symbol(path))
+
+
+def _tensorflow1() -> End:
+    from mopruning.backends import tensorflow1
+
+    def send(model: onnx_ir.Model, folder: Path) -> Path:
+        tensorflow1.write_meta(model, folder / "net.meta")
+        return folder / "net.meta"
+
+    return End(send, tensorflow1.run_meta, lambda path, inputs: tensorflow1.read_meta(path))
+
+
+def _mindspore() -> End:
+    import mindspore
+
+    from mopruning.backends import mindspore as adapter
+
+    def run(network: Any, inputs: Sequence[Array]) -> list[Array]:
+        network.set_train(False)
+        outputs = network(*map(mindspore.Tensor, inputs))
+        return [one.asnumpy() for one in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    return End(
+        lambda model, folder: adapter.from_ir(model),
+        run,
+        lambda network, inputs: adapter.to_ir(network, tuple(map(mindspore.Tensor, inputs))),
+    )
+
+
+def _onnx() -> End:
+    from mopruning.cli.running import run_onnx
+    from mopruning.ir.onnx_files import read_onnx, write_onnx
+
+    def send(model: onnx_ir.Model, folder: Path) -> Path:
+        write_onnx(model, folder / "net.onnx")
+        return folder / "net.onnx"
+
+    return End(send, run_onnx, lambda path, inputs: read_onnx(path))
+
+
+_ENDS: Mapping[str, Callable[[], End]] = {
+    "pytorch": _pytorch,
+    "mxnet": _mxnet,
+    "tensorflow1": _tensorflow1,
+    "mindspore": _mindspore,
+    "onnx": _onnx,
+}
