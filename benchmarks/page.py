@@ -38,10 +38,10 @@ class Table:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def write(name: str, text: str, figures: dict[str, Any]) -> None:
-    """Write a page to docs/benchmarks and its figures, as JSON, to build/benchmarks."""
-    PAGES.mkdir(parents=True, exist_ok=True)
-    (PAGES / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+def write(name: str, text: str, figures: dict[str, Any], pages: Path = PAGES) -> None:
+    """Write a page, to docs/benchmarks unless told otherwise, and its figures, as JSON, to build/benchmarks."""
+    pages.mkdir(parents=True, exist_ok=True)
+    (pages / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
     FIGURES.mkdir(parents=True, exist_ok=True)
     (FIGURES / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

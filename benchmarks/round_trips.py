@@ -2,7 +2,8 @@
 
 `python benchmarks/round_trips.py` prints the table and writes docs/benchmarks/round_trips.md and the figures as JSON to
 build/benchmarks; names of networks after it measure those alone, and `--quick` three small ones, and write nothing.
-`--check` exits 1 where something does not hold. What is measured, and the limits, are those of the tests.
+`--check` exits 1 where something does not hold, `--resume` goes on after an interruption. What is measured, and the
+limits, are those of the tests.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from campaign import Rows, measured
 from page import ROOT, Table, write
 from timing import machine
 
@@ -64,14 +65,9 @@ def row(trip: Trip) -> list[str]:
     return [*start, share(trip.difference), share(trip.runtime), *facts, *compared, *losses]
 
 
-def measure(names: Sequence[str]) -> list[Trip]:
-    found = []
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            for trip in trips(original(name), Path(folder)):
-                print(*row(trip), *trip.problems(), flush=True)
-                found.append(trip)
-    return found
+def measure(name: str) -> Rows:
+    with tempfile.TemporaryDirectory() as folder:
+        return [asdict(trip) for trip in trips(original(name), Path(folder))]
 
 
 def main() -> int:
@@ -79,13 +75,18 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
     parser.add_argument("--quick", action="store_true", help="three small networks, nothing written")
     parser.add_argument("--check", action="store_true", help="exit 1 where something does not hold")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
     arguments = parser.parse_args()
-    found = measure(arguments.names or (QUICK if arguments.quick else zoo.names()))
+    names = arguments.names or (QUICK if arguments.quick else zoo.names())
+    whole = names == zoo.names()
+    parts = measured("round_trips" if whole else "round_trips_some", names, measure, resume=arguments.resume)
+    found = [Trip(**{**one, "losses": tuple(one["losses"])}) for rows in parts.values() for one in rows]
+    table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
+    table.print()
     missed = [f"{trip.network}, {trip.chain}: {text}" for trip in found for text in trip.problems()]
     for line in missed:
         print("missed:", line)
-    if not arguments.quick and not arguments.names:
-        table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
+    if whole:
         where = machine("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime") | {
             "threads": str(torch.get_num_threads())
         }

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.presence import MODULES
+
 ROOT = Path(__file__).resolve().parents[1]
-ADAPTERS = {"pytorch": "torch", "mxnet": "mxnet", "tensorflow1": "tensorflow", "mindspore": "mindspore"}
+ADAPTERS = MODULES
 FRAMEWORKS = list(ADAPTERS.values())
 
 BLOCK = f"""

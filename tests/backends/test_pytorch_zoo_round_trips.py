@@ -20,16 +20,7 @@ from mopruning.ir.passes.fold_batchnorm import fold_batchnorm  # noqa: E402
 from tests.backends import round_trips  # noqa: E402
 from tests.backends.pytorch_ir_networks import NETWORKS, sent  # noqa: E402
 from tests.backends.round_trips import CHAINS, Original, Trip, original, trips  # noqa: E402
-
-IMAGES = {"inception_v3": 107, "resnet50_v1d_centernet": 64}
-"""Sides of images that leave more than one pixel in the end, of which BatchNorm has statistics."""
-
-
-def image(name: str) -> int | None:
-    """Return a side much smaller than ImageNet's, None for the network's own."""
-    if zoo.NETWORKS[name].image[1] < 200:
-        return None
-    return IMAGES.get(name, 32 if name.startswith("vgg") else 64)
+from tests.backends.small_zoo import small_classes, small_side  # noqa: E402
 
 
 def wanted(found: list[Trip]) -> None:
@@ -39,8 +30,7 @@ def wanted(found: list[Trip]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.names())
 def test_networks_of_the_zoo_return_as_they_were(name, tmp_path):
-    classes = None if image(name) is None else 10
-    found = trips(original(name, image(name), classes), tmp_path)
+    found = trips(original(name, small_side(name), small_classes(name)), tmp_path)
     wanted(found)
     assert all(trip.order for trip in found)
 

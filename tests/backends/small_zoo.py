@@ -1,0 +1,28 @@
+"""The zoo at sizes that tests can afford."""
+
+from __future__ import annotations
+
+import onnx_ir
+
+from mopruning.ir import zoo
+
+SIDE = 65  # odd: rounding of strides and padding shows
+_SIDES = {"inception_v3": 107, "resnet50_v1d_centernet": 64}  # more than one pixel is left in the end, for BatchNorm
+_VGG = 32
+
+
+def small_side(name: str) -> int | None:
+    """Return a side much smaller than ImageNet's, None for a network whose own images are small."""
+    if zoo.NETWORKS[name].image[1] < 200:
+        return None
+    return _SIDES.get(name, _VGG if name.startswith("vgg") else SIDE)
+
+
+def small_classes(name: str) -> int | None:
+    """Return 10 for a network of ImageNet, None for the others, which have as few."""
+    return None if small_side(name) is None else 10
+
+
+def small(name: str) -> onnx_ir.Model:
+    """Build a network of the zoo for small images."""
+    return zoo.build(name, image=small_side(name), classes=small_classes(name))
