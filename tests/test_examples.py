@@ -14,12 +14,19 @@ import numpy as np
 import pytest
 
 from mopruning.errors import GranularityWarning
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("sklearn")
+from tests.backends.presence import require
 
 EXAMPLES = Path(__file__).parent.parent / "examples" / "mnist"
-MODULES = ("data", "network", "options")
+FRAMEWORKS = ("pytorch", "mxnet", "tensorflow1", "mindspore")
+MODULES = ("data", "options", "progress", *(f"{name}_network" for name in FRAMEWORKS))
+SIZES = {"conv1": 576, "conv2": 73728, "conv3": 294912, "last": 10240}
+ROUNDS = ("--data", ".", "--batch-size", "10")
+"""Arguments for a set of 20 random images: two updates an epoch."""
+
+pytestmark = pytest.mark.filterwarnings(
+    # Those of the frameworks themselves: MindSpore 2.10's save_checkpoint.
+    "ignore:getName.. is deprecated:DeprecationWarning",
+)
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run in, with the examples' own modules importable as Python would make them."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOPRUNING_DATA", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # as mindspore_network would, for good
     monkeypatch.syspath_prepend(str(EXAMPLES))
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -44,8 +52,35 @@ def run(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return call
 
 
-def zeros(path: str) -> dict[str, np.ndarray]:
-    return {name: (weight == 0).numpy() for name, weight in torch.load(path, weights_only=True).items()}
+def saved(framework: str, name: str) -> dict[str, np.ndarray]:
+    """Return the kernels that an example saved, read by the framework alone, by the names of `SIZES`."""
+    if framework == "pytorch":
+        import torch
+
+        arrays = {key: value.numpy() for key, value in torch.load(f"{name}.pth", weights_only=True).items()}
+    elif framework == "mxnet":
+        import mxnet as mx
+
+        arrays = {key: value.asnumpy() for key, value in mx.nd.load(f"{name}.params").items()}
+    elif framework == "tensorflow1":
+        import tensorflow.compat.v1 as tf
+
+        reader = tf.train.load_checkpoint(name)
+        arrays = {key: reader.get_tensor(key) for key in sorted(reader.get_variable_to_shape_map(), key=layer_order)}
+    else:
+        import mindspore as ms
+
+        arrays = {key: value.asnumpy() for key, value in ms.load_checkpoint(f"{name}.ckpt").items()}
+    kernels = [array for array in arrays.values() if array.ndim > 1]
+    return dict(zip(SIZES, kernels, strict=True))
+
+
+def layer_order(name: str) -> tuple[bool, str]:
+    return name.startswith("dense"), name
+
+
+def zeros(framework: str, name: str) -> dict[str, int]:
+    return {layer: int((kernel == 0).sum()) for layer, kernel in saved(framework, name).items()}
 
 
 def write_idx(path: Path, array: np.ndarray) -> None:
@@ -65,48 +100,98 @@ def write_digits(folder: Path, count: int, suffix: str = "") -> tuple[np.ndarray
     return images, labels
 
 
-@pytest.mark.slow
-def test_simple_then_resume(run, capsys):
-    run("pytorch_pruning_simple.py", "--epochs", "3")
-    first = zeros("mnist-sparse80.pth")
-    for name, size in (("conv2.weight", 73728), ("conv3.weight", 294912), ("linear1.weight", 10240)):
-        assert first[name].sum() == math.floor(0.8 * size)
-    assert not first["conv1.weight"].any()
-    assert "epoch 1/3" in capsys.readouterr().out  # the last dense epoch
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_simple_then_resume(framework, run, here, capsys):
+    require(framework)
+    write_digits(here, 20)
+    run(f"{framework}_pruning_simple.py", *ROUNDS, "--epochs", "3")
+    dense, sparse = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert dense.startswith("epoch 1/3")  # the last dense epoch
+    assert dense.endswith("sparsity of the pruned weights 0.0000")
+    assert sparse.startswith("epoch 3/3")
+    assert sparse.endswith("sparsity of the pruned weights 0.8000")
+    first = saved(framework, "mnist-sparse80")
+    wanted = {layer: math.floor(0.8 * size) for layer, size in SIZES.items()} | {"conv1": 0}
+    assert zeros(framework, "mnist-sparse80") == wanted
 
-    run("pytorch_pruning_simple_resume.py", "--epochs", "2")
-    assert "sparsity of the pruned weights 0.8000" in capsys.readouterr().out.splitlines()[0]
-    second = zeros("mnist-sparse95.pth")
-    for name, size in (("conv2.weight", 73728), ("conv3.weight", 294912), ("linear1.weight", 10240)):
-        assert second[name].sum() == math.floor(0.95 * size)
-        assert second[name][first[name]].all()  # what was pruned stays pruned
-    assert not second["conv1.weight"].any()
+    run(f"{framework}_pruning_simple_resume.py", *ROUNDS, "--epochs", "5")
+    lines = capsys.readouterr().out.splitlines()
+    loaded = next(line for line in lines if line.startswith("loaded"))
+    # What it loads is what was saved: it recognises as many images.
+    assert loaded == sparse.replace("epoch 3/3", "loaded")
+    assert any(line.startswith("epoch 5/5") and line.endswith("weights 0.9500") for line in lines)
+    second = saved(framework, "mnist-sparse95")
+    wanted = {layer: math.floor(0.95 * size) for layer, size in SIZES.items()} | {"conv1": 0}
+    assert zeros(framework, "mnist-sparse95") == wanted
+    for layer, kernel in second.items():
+        assert not kernel[first[layer] == 0].any()  # what was pruned stays pruned
+        assert (kernel != first[layer]).any()
 
 
-def test_prune_reports_what_cannot_be_balanced(run, here, capsys):
-    write_digits(here, 30)
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_dense(framework, run, here):
+    """With --sparsity 0 the same script trains the dense network that accuracy is compared with."""
+    require(framework)
+    write_digits(here, 20)
+    out = {"pytorch": "d.pth", "mxnet": "d.params", "tensorflow1": "d", "mindspore": "d.ckpt"}[framework]
+    run(f"{framework}_pruning_simple.py", *ROUNDS, "--epochs", "1", "--sparsity", "0", "--out", out)
+    assert zeros(framework, "d") == dict.fromkeys(SIZES, 0)
+
+
+@pytest.mark.parametrize("framework", ["pytorch", "mxnet"])
+def test_prune_reports_what_cannot_be_balanced(framework, run, here, capsys):
+    require(framework)
+    write_digits(here, 20)
     with pytest.warns(GranularityWarning) as caught:
-        run("pytorch_pruning_mnist.py", "--data", ".", "--epochs", "10", "--batch-size", "10", "--out", "bank.pth")
-    assert [str(w.message).split()[0] for w in caught] == ["conv1.weight", "conv3.weight"]
-    found = zeros("bank.pth")
-    assert (found["conv2.weight"].sum(axis=1) == math.floor(0.9 * 64)).all()  # one bank of 64 input channels
-    assert not found["conv1.weight"].any()
-    assert not found["conv3.weight"].any()
-    assert not found["linear1.weight"].any()
+        run(f"{framework}_pruning_mnist.py", *ROUNDS, "--epochs", "10")
+    separator = {"pytorch": ".", "mxnet": "_"}[framework]
+    told = [str(w.message).split()[0] for w in caught if w.category is GranularityWarning]  # MXNet has its own
+    assert told == [f"conv{i}{separator}weight" for i in (1, 3)]
+    found = saved(framework, "mnist-bank90")
+    assert ((found["conv2"] == 0).sum(axis=1) == math.floor(0.9 * 64)).all()  # one bank of 64 input channels
+    assert all(found[layer].all() for layer in ("conv1", "conv3", "last"))
     assert "epoch 10/10" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_the_digits_are_learnt(framework, run, capsys):
+    """A dense epoch of small batches on the default set and three in which sparsity rises."""
+    require(framework)
+    pytest.importorskip("sklearn")
+    run(f"{framework}_pruning_simple.py", "--batch-size", "64", "--epochs", "4")
+    last = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch 4/4"))
+    assert float(last.split()[3]) > 0.9
+
+
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_files(run, here, suffix):
+def test_idx_files(here, suffix):
     folder = here / "sets" / "mnist"
     folder.mkdir(parents=True)
     images, labels = write_digits(folder, 30, suffix)
     digits = importlib.import_module("data").load(str(here / "sets"))
-    np.testing.assert_array_equal((digits.train_images * 255).round().numpy()[:, 0], images)
-    np.testing.assert_array_equal(digits.train_labels.numpy(), labels)
-    np.testing.assert_array_equal(digits.test_labels.numpy(), labels[:7])
-    assert digits.train_images.dtype == torch.float32
-    run("pytorch_pruning_simple.py", "--data", str(here / "sets"), "--epochs", "3", "--batch-size", "10")
-    assert zeros("mnist-sparse80.pth")["conv2.weight"].sum() == math.floor(0.8 * 73728)
-    run("pytorch_pruning_simple.py", "--data", str(here / "sets"), "--epochs", "3", "--sparsity", "0", "--out", "d.pth")
-    assert not any(mark.any() for name, mark in zeros("d.pth").items() if name.endswith("weight"))
+    assert digits.updates(8) == 4
+    batches = list(digits.batches(8, seed=1, epoch=2))
+    assert [len(part) for _, part in batches] == [8, 8, 8, 6]
+    shown = np.concatenate([part for part, _ in batches])
+    assert shown.dtype == np.float32
+    assert shown.shape == (30, 1, 28, 28)
+    order = [next(i for i in range(30) if (images[i] == one).all()) for one in (shown[:, 0] * 255).round()]
+    assert sorted(order) == list(range(30))
+    np.testing.assert_array_equal(np.concatenate([part for _, part in batches]), labels[order])
+    (tested, truth) = next(digits.test_batches())
+    np.testing.assert_array_equal((tested[:, 0] * 255).round(), images[:7])
+    np.testing.assert_array_equal(truth, labels[:7])
+
+
+def test_every_framework_sees_the_digits_as_the_demonstration_does(here):
+    """Enlarged in NumPy, they are what PyTorch's bilinear interpolation makes of them."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("sklearn")
+    digits = importlib.import_module("data").load("digits")
+    images, labels = next(digits.test_batches())
+    small = torch.from_numpy(digits.test.scaled())
+    expected = torch.nn.functional.interpolate(small, size=(28, 28), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(images, expected.numpy(), atol=1e-6)
+    assert len(labels) == 360
+    assert digits.updates(1000) == 2

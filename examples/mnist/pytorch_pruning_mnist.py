@@ -6,13 +6,12 @@ input channel and the third 127. Both are reported and stay dense; that is what 
     python examples/mnist/pytorch_pruning_mnist.py
 """
 
-import math
-
 import torch
 from data import load
-from network import network
 from options import parser
-from training import train
+from progress import Progress
+from pytorch_network import DEVICE, network, predict, weights
+from torch.nn.functional import cross_entropy
 
 from mopruning.backends.pytorch import Prune
 
@@ -21,22 +20,34 @@ def main() -> None:
     options = parser(__doc__, epochs=100, batch_size=256, sparsity=0.9, out="mnist-bank90.pth").parse_args()
     torch.manual_seed(options.seed)
     digits = load(options.data)
-    model = network((64, 127, 256))
+    net = network((64, 127, 256))
 
-    step = math.ceil(len(digits.train_labels) / options.batch_size)  # updates in an epoch
-    optimizer = torch.optim.SGD(model.parameters(), 0.1 * options.batch_size / 256)
+    step = digits.updates(options.batch_size)  # in an epoch
+    optimizer = torch.optim.SGD(net.parameters(), 0.1 * options.batch_size / 256)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * step)
 
-    prune_dict = {name: options.sparsity for name, weight in model.named_parameters() if weight.ndim == 4}
+    prune_dict = {name: options.sparsity for name, weight in net.named_parameters() if weight.ndim == 4}
     prune = Prune(
-        model,
+        net,
         options.epochs // 10 * step,  # dense
         options.epochs * 8 // 10 * step,  # ramp
         100,
         prune_dict,
     )
-    print(prune.plan)
+    progress = Progress(options, digits, prune.plan, lambda images: predict(net, images), lambda: weights(net))
 
-    train(model, digits, options, optimizer, step, lambda: prune.sparsity()[1], after_update=prune.prune)
+    progress.start()
+    for epoch in range(1, options.epochs + 1):
+        for images, labels in digits.batches(options.batch_size, options.seed, epoch):
+            optimizer.zero_grad()
+            scores = net(torch.from_numpy(images).to(DEVICE))
+            cross_entropy(scores, torch.from_numpy(labels).to(DEVICE)).backward()
+            optimizer.step()
+            scheduler.step()
+            prune.prune()
+        progress.epoch(epoch)
+    torch.save(net.state_dict(), options.out)
+    progress.end()
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ A third of the epochs are dense, over the rest sparsity rises to 80%. The first 
     python examples/mnist/pytorch_pruning_simple.py
 """
 
-import math
-
 import torch
 from data import load
-from network import network
 from options import parser
-from training import train
+from progress import Progress
+from pytorch_network import DEVICE, network, predict, weights
+from torch.nn.functional import cross_entropy
 
 from mopruning.backends.pytorch import SGDSparse
 
@@ -20,14 +19,14 @@ def main() -> None:
     options = parser(__doc__, epochs=120, batch_size=1000, sparsity=0.8, out="mnist-sparse80.pth").parse_args()
     torch.manual_seed(options.seed)
     digits = load(options.data)
-    model = network()
+    net = network()
 
-    step = math.ceil(len(digits.train_labels) / options.batch_size)  # updates in an epoch
+    step = digits.updates(options.batch_size)  # in an epoch
     dense_epochs = options.epochs // 3
     rate = 0.1 * options.batch_size / 256
-    # optimizer = torch.optim.SGD(model.parameters(), rate, weight_decay=1e-5)
+    # optimizer = torch.optim.SGD(net.parameters(), rate, weight_decay=1e-5)
     optimizer = SGDSparse(
-        model.named_parameters(),
+        net.named_parameters(),
         rate,
         weight_decay=1e-5,
         target_sparsity=options.sparsity,
@@ -36,13 +35,22 @@ def main() -> None:
         frequency=step / 5,
         special_sparsity_dict={"conv1.weight": 0.0},
     )
-    if optimizer.plan:
-        print(optimizer.plan)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * step)
+    progress = Progress(
+        options, digits, optimizer.plan, lambda images: predict(net, images), lambda: weights(net), also=dense_epochs
+    )
 
-    def reached() -> float:
-        return optimizer.pruner.sparsity if optimizer.pruner else 0.0  # with --sparsity 0 it is a plain SGD
-
-    train(model, digits, options, optimizer, step, reached, also=dense_epochs)
+    progress.start()
+    for epoch in range(1, options.epochs + 1):
+        for images, labels in digits.batches(options.batch_size, options.seed, epoch):
+            optimizer.zero_grad()
+            scores = net(torch.from_numpy(images).to(DEVICE))
+            cross_entropy(scores, torch.from_numpy(labels).to(DEVICE)).backward()
+            optimizer.step()
+            scheduler.step()
+        progress.epoch(epoch)
+    torch.save(net.state_dict(), options.out)
+    progress.end()
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ read off their zeros.
     python examples/mnist/pytorch_pruning_simple_resume.py
 """
 
-import math
-
 import torch
 from data import load
-from network import accuracy, network
 from options import parser
-from training import train
+from progress import Progress
+from pytorch_network import DEVICE, network, predict, weights
+from torch.nn.functional import cross_entropy
 
 from mopruning.backends.pytorch import SGDSparse
 
@@ -24,12 +23,12 @@ def main() -> None:
     options = wanted.parse_args()
     torch.manual_seed(options.seed)
     digits = load(options.data)
-    model = network()
-    model.load_state_dict(torch.load(options.weights, weights_only=True))
+    net = network()
+    net.load_state_dict(torch.load(options.weights, weights_only=True))
 
-    step = math.ceil(len(digits.train_labels) / options.batch_size)  # updates in an epoch
+    step = digits.updates(options.batch_size)  # in an epoch
     optimizer = SGDSparse(
-        model.named_parameters(),
+        net.named_parameters(),
         0.1 * options.batch_size / 256,
         weight_decay=1e-5,
         target_sparsity=options.sparsity,
@@ -39,10 +38,20 @@ def main() -> None:
         restore_sparsity=True,
         # To fine-tune at the sparsity that is there: also fix_sparsity=True, and no target.
     )
-    right = accuracy(model, digits.test_images, digits.test_labels)
-    print(f"loaded  accuracy {right:.4f}  sparsity of the pruned weights {optimizer.pruner.sparsity:.4f}")
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, options.epochs * step)
+    progress = Progress(options, digits, optimizer.plan, lambda images: predict(net, images), lambda: weights(net))
 
-    train(model, digits, options, optimizer, step, lambda: optimizer.pruner.sparsity)
+    progress.start(loaded=True)
+    for epoch in range(1, options.epochs + 1):
+        for images, labels in digits.batches(options.batch_size, options.seed, epoch):
+            optimizer.zero_grad()
+            scores = net(torch.from_numpy(images).to(DEVICE))
+            cross_entropy(scores, torch.from_numpy(labels).to(DEVICE)).backward()
+            optimizer.step()
+            scheduler.step()
+        progress.epoch(epoch)
+    torch.save(net.state_dict(), options.out)
+    progress.end()
 
 
 if __name__ == "__main__":

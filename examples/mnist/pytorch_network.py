@@ -1,10 +1,11 @@
-"""The small convolutional network of the examples, and how it is judged."""
+"""The small convolutional network of the examples, in PyTorch."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -22,11 +23,14 @@ def network(channels: Sequence[int] = (64, 128, 256)) -> nn.Sequential:
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of images that the model recognises."""
-    model.eval()
-    right = sum(
-        int((model(part.to(DEVICE)).argmax(1).cpu() == truth).sum())
-        for part, truth in zip(images.split(1000), labels.split(1000), strict=True)
-    )
-    return right / len(labels)
+def predict(net: nn.Module, images: np.ndarray) -> np.ndarray:
+    """Return the scores of images; leaves the network ready to train."""
+    net.eval()
+    scores = net(torch.from_numpy(images).to(DEVICE)).cpu().numpy()
+    net.train()
+    return scores
+
+
+def weights(net: nn.Module) -> dict[str, np.ndarray]:
+    """Return what trains, by name."""
+    return {name: weight.detach().cpu().numpy() for name, weight in net.named_parameters()}
