@@ -173,7 +173,8 @@ class Assembly:
         return model
 
     def _initializer(self, name: str, tensor: onnx_ir.TensorProtocol) -> Value:
-        value = Value(name=name, shape=onnx_ir.Shape(tensor.shape.numpy()), type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+        shape, kind = onnx_ir.Shape(tensor.shape.numpy()), onnx_ir.TensorType(tensor.dtype)
+        value = Value(name=name, shape=shape, type=kind, const_value=tensor)
         self._initializers[name] = value
         return value
 
