@@ -17,8 +17,8 @@ help:
 setup: $(FULL)
 	@echo "Everything is in .venv."
 
-# The smaller environment, unless the full one is there.
-demo: $(if $(wildcard $(FULL)),$(FULL),$(DEMO))
+# The smaller environment, unless the full one is there or is asked for: make demo ALL=1.
+demo: $(if $(or $(ALL),$(wildcard $(FULL))),$(FULL),$(DEMO))
 	$(BIN)/mopruning demo
 
 # One worker a core; frameworks with threads of their own would only get into each other's way.

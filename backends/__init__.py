@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
@@ -12,7 +13,24 @@ BACKENDS: Mapping[str, str] = {
     "tensorflow1": "mopruning.backends.tensorflow1",
     "mindspore": "mopruning.backends.mindspore",
 }
-"""Framework name -> module; a new framework is one folder and one line here."""
+"""Adapter -> module; a new framework is one folder, one line here and one below."""
+
+FRAMEWORKS: Mapping[str, str] = {
+    "pytorch": "torch",
+    "mxnet": "mxnet",
+    "tensorflow1": "tensorflow",
+    "mindspore": "mindspore",
+}
+"""Adapter -> the name that its framework is imported by."""
+
+
+def installed(name: str) -> bool:
+    """Whether the framework of an adapter is installed; nothing is imported.
+
+    Raises:
+        ValueError: If there is no adapter of that name.
+    """
+    return importlib.util.find_spec(FRAMEWORKS[_known(name)]) is not None
 
 
 class Pruning(Protocol):
@@ -45,9 +63,13 @@ def load(name: str) -> Backend:
         ValueError: If there is no adapter of that name.
         ImportError: If the framework is not installed; the message says how to install it.
     """
+    return cast(Backend, importlib.import_module(BACKENDS[_known(name)]))
+
+
+def _known(name: str) -> str:
     if name not in BACKENDS:
         raise ValueError(f"no backend {name!r}; known backends: {', '.join(BACKENDS)}")
-    return cast(Backend, importlib.import_module(BACKENDS[name]))
+    return name
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

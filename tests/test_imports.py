@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.presence import MODULES
+from mopruning.backends import FRAMEWORKS as ADAPTERS
 
 ROOT = Path(__file__).resolve().parents[1]
-ADAPTERS = MODULES
 FRAMEWORKS = list(ADAPTERS.values())
 
 BLOCK = f"""

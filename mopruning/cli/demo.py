@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -13,6 +13,18 @@ from mopruning.granularity import parse_granularity
 from mopruning.ir.atomic import atomic
 from mopruning.plots import TrainingCurve, save, training_summary
 from mopruning.report import sparsity as measure
+
+if TYPE_CHECKING:
+    import numpy as np
+
+NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
+
+_OTHERS = {
+    "mxnet": "digits-sparse-symbol.json",
+    "tensorflow1": "digits-sparse.meta",
+    "mindspore": "digits-sparse-mindspore",
+}
+"""Framework -> file, or folder, that the network is written to."""
 
 
 def demo(
@@ -28,6 +40,7 @@ def demo(
 
     from mopruning.cli.output import show
     from mopruning.cli.progress import epochs
+    from mopruning.cli.staging import bytes_of
 
     parse_granularity(granularity), check_sparsity(sparsity)  # a typing error should not cost a training
     pytorch_demo = importlib.import_module("mopruning.backends.pytorch.demo")
@@ -58,18 +71,25 @@ def demo(
         f"sparsity of the pruned weights: {outcome.optimizer.pruner.sparsity:.4f} ({granularity})\n"
         f"plot: {picture}\n"
         f"{checkpoint}: {checkpoint.stat().st_size:,} bytes",
-        *(f"{path}: {path.stat().st_size:,} bytes, {verdict}" for path, verdict in carried.items()),
+        *(f"{path}: {bytes_of(_files(path)):,} bytes, {verdict}" for path, verdict in carried.items()),
         sep="\n",
         highlight=False,
         soft_wrap=True,
     )
 
 
+def _files(path: Path) -> tuple[Path, ...]:
+    from mopruning.model_files import graph_format_of
+
+    return graph_format_of(path).files(path)
+
+
 def _carry(outcome: Any, pytorch_demo: Any, out: Path) -> dict[Path, str]:
     """Write the network in the formats that travel, reload each, and say whether it still predicts the same."""
     pytorch = importlib.import_module("mopruning.backends.pytorch")
     ir = importlib.import_module("mopruning.ir")
-    images = pytorch_demo.load_digits().test_images
+    digits = pytorch_demo.load_digits()
+    images = digits.test_images
     network = pytorch.to_ir(outcome.model, images[:2])
     before = pytorch_demo.predictions(outcome.model, images)
     verdicts = {}
@@ -80,6 +100,22 @@ def _carry(outcome: Any, pytorch_demo: Any, out: Path) -> dict[Path, str]:
         write(network, path)
         after = pytorch_demo.predictions(pytorch.from_ir(read(path)), images)
         verdicts[path] = f"reloaded: {int((before == after).sum())} of {len(images)} test images predicted alike"
+    return verdicts | _carry_on(network, images.numpy(), digits.test_labels.numpy(), out)
+
+
+def _carry_on(network: Any, images: NumPyArray, labels: NumPyArray, out: Path) -> dict[Path, str]:
+    """Write the network for each other framework that is installed, run it there, and say how many it recognises."""
+    from mopruning.backends import installed
+    from mopruning.model_files import graph_format_of
+
+    verdicts = {}
+    for name, file in _OTHERS.items():
+        if installed(name):
+            row = graph_format_of(out / file, name)
+            row.write(network, out / file)
+            scores = row.run(out / file, [images])
+            assert scores is not None  # what was written here says how it is run
+            verdicts[out / file] = f"accuracy in {name}: {(scores[0].argmax(1) == labels).mean():.2%}"
     return verdicts
 
 

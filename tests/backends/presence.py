@@ -5,23 +5,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 import pytest
 
-from mopruning.backends import load
+from mopruning.backends import installed, load
 
 REQUIRED = set(filter(None, os.environ.get("MOPRUNING_TEST_BACKENDS", "").replace(" ", "").split(",")))
 
 
-MODULES = {"pytorch": "torch", "mxnet": "mxnet", "tensorflow1": "tensorflow", "mindspore": "mindspore"}
-"""Backend -> the module that its framework is imported by."""
-
-
 def absence(name: str) -> str | None:
     """Say why a backend cannot be tested here, or None where it can: its framework is there, whatever it then does."""
-    if importlib.util.find_spec(MODULES[name]) is None:
+    if not installed(name):
         try:
             load(name)
         except ImportError as error:
