@@ -37,11 +37,14 @@ class End:
         send: (model, folder) -> the network in the framework, or its file.
         run: (network, inputs) -> outputs, all as the IR has them.
         bring: (network, inputs) -> model; the inputs are an example.
+        state: network -> its parameters and buffers by name, as the IR has them, where that is to be had without
+            translating the network back.
     """
 
     send: Callable[[onnx_ir.Model, Path], Any]
     run: Callable[[Any, Sequence[Array]], list[Array]]
     bring: Callable[[Any, Sequence[Array]], onnx_ir.Model]
+    state: Callable[[Any], Mapping[str, Array]] | None = None
 
 
 def end(framework: str) -> End:
@@ -104,26 +107,37 @@ def arrive(
     name: str, source: str, journey: Journey, target: str, batches: Sequence[Sequence[Array]], folder: Path
 ) -> Conversion:
     """Take a model that was read from one framework to another, and compare what it is there."""
-    return carry(name, source, journey, target, batches, folder)[0]
+    there = end(target)
+    network, shares, seconds = _taken(source, journey, target, batches, folder)
+    state = state_of(there.bring(network, batches[-1])) if there.state is None else there.state(network)
+    return Conversion(name, source, target, max(shares), *_alike(journey.state, state), seconds)
 
 
 def carry(
     name: str, source: str, journey: Journey, target: str, batches: Sequence[Sequence[Array]], folder: Path
 ) -> tuple[Conversion, onnx_ir.Model]:
-    """Do as `arrive`, and return the model that was read from there as well."""
+    """Do as `arrive`, by the model that is read back from there, and return that as well."""
+    network, shares, seconds = _taken(source, journey, target, batches, folder)
+    read = end(target).bring(network, batches[-1])
+    return Conversion(name, source, target, max(shares), *_alike(journey.state, state_of(read)), seconds), read
+
+
+def _taken(
+    source: str, journey: Journey, target: str, batches: Sequence[Sequence[Array]], folder: Path
+) -> tuple[Any, list[float], float]:
+    """Return a network in the target, how far its outputs are from those in the source, and the seconds it took."""
     there = end(target)
     start = time.perf_counter()
     network = there.send(journey.model, _made(folder / f"{source}_to_{target}"))
     seconds = journey.seconds + time.perf_counter() - start
-    shares = [
-        difference(before, there.run(network, inputs)).share
-        for before, inputs in zip(journey.outputs, batches, strict=True)
-    ]
-    read = there.bring(network, batches[-1])
-    state = state_of(read)
-    names = state.keys() == journey.state.keys()
-    same = names and all(_bits(array) == _bits(state[key]) for key, array in journey.state.items())
-    return Conversion(name, source, target, max(shares), names, same, seconds), read
+    results = (there.run(network, inputs) for inputs in batches)
+    return network, [difference(*both).share for both in zip(journey.outputs, results, strict=True)], seconds
+
+
+def _alike(before: Mapping[str, Array], after: Mapping[str, Array]) -> tuple[bool, bool]:
+    """Say whether two states have the same names, and the same bits."""
+    names = before.keys() == after.keys()
+    return names, names and all(_bits(array) == _bits(after[key]) for key, array in before.items())
 
 
 def pruned(model: onnx_ir.Model) -> onnx_ir.Model:
@@ -187,6 +201,9 @@ def _pytorch() -> End:
         lambda model, folder: pytorch.from_ir(model),
         run,
         lambda network, inputs: pytorch.to_ir(network, tuple(map(torch.from_numpy, inputs))),
+        lambda network: {
+            name: value.numpy() for name, value in network.state_dict().items() if not name.endswith("batches_tracked")
+        },
     )
 
 
@@ -224,6 +241,7 @@ def _mindspore() -> End:
         lambda model, folder: adapter.from_ir(model),
         run,
         lambda network, inputs: adapter.to_ir(network, tuple(map(mindspore.Tensor, inputs))),
+        lambda network: {name: value.asnumpy() for name, value in network.parameters_dict().items()},
     )
 
 
