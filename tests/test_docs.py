@@ -23,8 +23,8 @@ PAGES = [*READMES, ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglo
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def snippets(page: Path) -> list[tuple[str, str | None]]:
-    """Return (code, expected output or None) of each Python block of a page."""
+def snippets(page: Path) -> list[tuple[str, str | None, int]]:
+    """Return (code, expected output or None, lines before it) of each Python block of a page."""
     text = page.read_text(encoding="utf-8")
     found = list(BLOCK.finditer(text))
     result = []
@@ -34,7 +34,8 @@ def snippets(page: Path) -> list[tuple[str, str | None]]:
         after = found[index + 1] if index + 1 < len(found) else None
         between = "" if after is None else text[match.end() : after.start()].strip()
         follows = after is not None and after[1] == "text" and "\n" not in between  # at most "It prints:"
-        result.append((match[2], after[2] if follows and after is not None else None))
+        before = text.count("\n", 0, match.start(2))
+        result.append((match[2], after[2] if follows and after is not None else None, before))
     return result
 
 
@@ -52,16 +53,17 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         require(page.stem)
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
-    for code, expected in snippets(page):
+    for code, expected, before in snippets(page):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(code, str(page), "exec"), namespace)
+            # at its own lines of the page, where MindSpore looks for the source that it compiles
+            exec(compile("\n" * before + code, str(page), "exec"), namespace)
         if expected is not None:
             assert comparable(printed.getvalue()) == comparable(expected), printed.getvalue()
 
 
 def test_readmes_have_one_example_with_its_output() -> None:
-    english, chinese = map(snippets, READMES)
+    english, chinese = ([one[:2] for one in snippets(page)] for page in READMES)
     assert any(expected for _, expected in english)
     assert english == chinese
 
