@@ -5,7 +5,7 @@ import os
 import hypothesis
 import pytest
 
-# With AVX-512 MindSpore 2.10 takes oneDNN's reference convolution, up to 100 times slower; read at its first computation.
+# With AVX-512 MindSpore 2.10 takes oneDNN's reference convolution, far slower; this is read at the first computation.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 # Derandomized: a failure shows on every machine. No deadline: the machine may be busy.
