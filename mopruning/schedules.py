@@ -35,9 +35,9 @@ class Schedule(ABC):
         """The last scheduled update; from it on the sparsity is the target."""
 
     @property
-    @abstractmethod
     def updates(self) -> Sequence[int]:
         """Every scheduled update, ascending; what a compiled graph compares its step with."""
+        return tuple(step for step in range(self.end + 1) if self.latest_update(-1, step) == step)
 
     @abstractmethod
     def latest_update(self, last: int, step: int) -> int | None:
