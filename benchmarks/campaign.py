@@ -27,7 +27,7 @@ def measured(
     """
     FIGURES.mkdir(parents=True, exist_ok=True)
     kept = FIGURES / f"{name}.parts.json"
-    found: dict[str, Rows] = json.loads(kept.read_text(encoding="utf-8")) if resume and kept.exists() else {}
+    found = so_far(name) if resume else {}
     left = [network for network in networks if network not in found]
     # a process for each: frameworks do not give memory back, and that of the largest networks would add up
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -36,3 +36,17 @@ def measured(
             kept.write_text(json.dumps(found), encoding="utf-8")
             print(f"{len(found)} of {len(networks)}: {network}", flush=True)
     return {network: found[network] for network in networks}
+
+
+def so_far(name: str) -> dict[str, Rows]:
+    """Return what an interrupted run has measured."""
+    kept = FIGURES / f"{name}.parts.json"
+    return json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+
+
+def counted(parts: Sequence[str], networks: Sequence[str]) -> str:
+    """Say in words how many of the networks were measured; those that were not are named."""
+    left = [network for network in networks if network not in parts]
+    if not left:
+        return "Every network"
+    return f"{len(parts)} of the {len(networks)} networks (not yet: {', '.join(left)})"

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from campaign import Rows, measured
+from campaign import Rows, counted, measured, so_far
 from page import ROOT, Table, write
 from timing import machine
 
@@ -27,7 +27,7 @@ PAGE = """# From any framework to any other
 
 {machine}
 
-Written by `{command}`; `make bench` runs it. Every network of the [zoo](ir.md#the-zoo), pruned to 90%, or in banks
+Written by `{command}`; `make bench` runs it. {which} of the [zoo](ir.md#the-zoo), pruned to 90%, or in banks
 of 64 to 93.75% where that fits, is put into each of the five frameworks, read back from there, and taken to each of the
 other four: twenty pairs. What arrives runs on two random batches, of 1 and of 3 images, in its own framework, and is
 compared with what the network computed where it came from. ImageNet's networks see images of {side} (VGG 32, Inception
@@ -90,11 +90,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
+    parser.add_argument("--page", action="store_true", help="write the page of what an interrupted run has measured")
     parser.add_argument("--check", action="store_true", help="exit 1 where a pair does not hold")
     arguments = parser.parse_args()
     names = arguments.names or zoo.names()
     whole = names == zoo.names()
-    parts = measured("matrix" if whole else "matrix_some", names, measure, resume=arguments.resume)
+    if arguments.page:
+        parts = so_far("matrix")
+    else:
+        parts = measured("matrix" if whole else "matrix_some", names, measure, resume=arguments.resume)
     found = [Conversion(**one) for rows in parts.values() for one in rows]
     pairs, networks = pair_table(found), network_table(found)
     pairs.print()
@@ -107,7 +111,8 @@ def main() -> int:
         verdict = f"All {len(found)} conversions hold." if not missed else "Missed: " + "; ".join(missed) + "."
         text = PAGE.format(
             machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
-            command=where["command"],
+            command=where["command"].replace(" --page", "").replace(" --resume", ""),
+            which=counted([*parts], names),
             side=SIDE,
             limit=OUTPUTS,
             verdict=verdict,

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from campaign import Rows, measured
+from campaign import Rows, counted, measured, so_far
 from page import ROOT, Table, write
 from timing import machine
 
@@ -32,7 +32,7 @@ PAGE = """# Round trips
 
 {machine}
 
-Written by `{command}`; `make bench` runs it. Every network of the zoo at its full image size, pruned to 50% in banks of
+Written by `{command}`; `make bench` runs it. {which} of the zoo at its full image size, pruned to 50% in banks of
 64 where that fits at least half of its weights, else to 90% unstructured, sent through files and back, and trained
 where it arrived. The tests do the same with smaller images.
 
@@ -76,10 +76,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="three small networks, nothing written")
     parser.add_argument("--check", action="store_true", help="exit 1 where something does not hold")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
+    parser.add_argument("--page", action="store_true", help="write the page of what an interrupted run has measured")
     arguments = parser.parse_args()
     names = arguments.names or (QUICK if arguments.quick else zoo.names())
     whole = names == zoo.names()
-    parts = measured("round_trips" if whole else "round_trips_some", names, measure, resume=arguments.resume)
+    if arguments.page:
+        parts = so_far("round_trips")
+    else:
+        parts = measured("round_trips" if whole else "round_trips_some", names, measure, resume=arguments.resume)
     found = [Trip(**{**one, "losses": tuple(one["losses"])}) for rows in parts.values() for one in rows]
     table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
     table.print()
@@ -92,7 +96,8 @@ def main() -> int:
         }
         text = PAGE.format(
             machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
-            command=where["command"],
+            command=where["command"].replace(" --page", "").replace(" --resume", ""),
+            which=counted([*parts], names),
             table=table.markdown(),
             outputs=OUTPUTS,
             losses=LOSSES,

@@ -104,9 +104,10 @@ def test_statistics_move_by_the_momentum_as_in_pytorch():
 def test_dropout_drops_in_training_alone():
     net = network("tiny")
     cell, x = from_ir(net), images(net)
-    assert distance(outputs(cell, x), outputs(cell, x)) == 0
+    kept = outputs(cell, x)
+    assert distance(outputs(cell, x), kept) == 0
     cell.dropout.set_train()
-    assert distance(outputs(cell, x), outputs(cell, x)) > 0
+    assert distance(outputs(cell, x), kept) > 0  # not two runs of it: a seed that another test has set makes them alike
 
 
 def test_folder_runs_and_trains_without_this_package(tmp_path):
