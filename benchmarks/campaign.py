@@ -14,27 +14,29 @@ Rows = list[dict[str, Any]]
 
 
 def measured(
-    name: str, networks: Sequence[str], measure: Callable[[str], Rows], *, resume: bool = False, workers: int = 1
+    name: str, networks: Sequence[str], measure: Callable[[str], Rows], *, resume: bool = False, anew: bool = False
 ) -> dict[str, Rows]:
-    """Measure networks one after the other, or some at a time, and return the rows of each.
+    """Measure networks one after the other, and return the rows of each.
 
     Args:
         name: Name of the benchmark; its figures so far are build/benchmarks/NAME.parts.json.
         networks: What to measure.
         measure: A function of a module: network -> rows of plain values, which are kept as JSON.
         resume: Take over what an earlier, interrupted run has measured.
-        workers: Networks measured at a time.
+        anew: Measure all of these, and keep what is known of others.
     """
     FIGURES.mkdir(parents=True, exist_ok=True)
     kept = FIGURES / f"{name}.parts.json"
-    found = so_far(name) if resume else {}
+    found = so_far(name) if resume or anew else {}
+    if anew:
+        found = {network: rows for network, rows in found.items() if network not in networks}
     left = [network for network in networks if network not in found]
     # a process for each: frameworks do not give memory back, and that of the largest networks would add up
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
         for network, rows in zip(left, pool.map(measure, left), strict=True):
             found[network] = rows
             kept.write_text(json.dumps(found), encoding="utf-8")
-            print(f"{len(found)} of {len(networks)}: {network}", flush=True)
+            print(f"{network}: {len(found)} measured", flush=True)
     return {network: found[network] for network in networks}
 
 

@@ -1,8 +1,9 @@
 """Does every framework reach every other? All ordered pairs on every network of the zoo, pruned.
 
 `python benchmarks/matrix.py` prints the tables and writes docs/conversion.md, and the figures as JSON to
-build/benchmarks; names of networks after it measure those alone and write nothing, `--resume` goes on after an
-interruption, `--check` exits 1 where a pair does not hold. What is measured is that of the tests.
+build/benchmarks; names of networks after it measure those anew and no others. `--resume` goes on after an interruption,
+`--page` writes the page of what is measured, `--check` exits 1 where a pair does not hold. What is measured is that of
+the tests.
 """
 
 from __future__ import annotations
@@ -98,8 +99,8 @@ def main() -> int:
     if arguments.page:
         parts = so_far("matrix")
     else:
-        parts = measured("matrix" if whole else "matrix_some", names, measure, resume=arguments.resume)
-    found = [Conversion(**one) for rows in parts.values() for one in rows]
+        parts = measured("matrix", names, measure, resume=arguments.resume, anew=not whole)
+    found = [Conversion(**one) for name in zoo.names() for one in parts.get(name, ())]
     pairs, networks = pair_table(found), network_table(found)
     pairs.print()
     networks.print()

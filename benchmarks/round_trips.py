@@ -1,9 +1,9 @@
 """What survives a round trip? Every network of the zoo, pruned, through .mopir and ONNX files and back, at full size.
 
 `python benchmarks/round_trips.py` prints the table and writes docs/benchmarks/round_trips.md and the figures as JSON to
-build/benchmarks; names of networks after it measure those alone, and `--quick` three small ones, and write nothing.
-`--check` exits 1 where something does not hold, `--resume` goes on after an interruption. What is measured, and the
-limits, are those of the tests.
+build/benchmarks; names of networks after it measure those anew and no others, and `--quick` three small ones.
+`--resume` goes on after an interruption, `--page` writes the page of what is measured, `--check` exits 1 where
+something does not hold. What is measured, and the limits, are those of the tests.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def main() -> int:
     if arguments.page:
         parts = so_far("round_trips")
     else:
-        parts = measured("round_trips" if whole else "round_trips_some", names, measure, resume=arguments.resume)
-    found = [Trip(**{**one, "losses": tuple(one["losses"])}) for rows in parts.values() for one in rows]
+        parts = measured("round_trips", names, measure, resume=arguments.resume, anew=not whole)
+    found = [Trip(**{**one, "losses": tuple(one["losses"])}) for name in zoo.names() for one in parts.get(name, ())]
     table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
     table.print()
     missed = [f"{trip.network}, {trip.chain}: {text}" for trip in found for text in trip.problems()]
