@@ -39,7 +39,8 @@ compared with what the network computed where it came from. ImageNet's networks 
 ## Pairs
 
 The largest difference of an output over all networks, as a share of its range (limit {limit:.0e}), and the time that
-reading from one and writing to the other took, summed over the zoo.
+reading from one and writing to the other took, summed over the networks: of one run, beside whatever else the machine
+was doing.
 
 {pairs}
 
@@ -109,10 +110,11 @@ def main() -> int:
         print("missed:", line)
     if whole:
         where = machine("torch", "mxnet", "tensorflow-cpu", "mindspore", "onnx", "onnxruntime")
+        where["command"] = "python benchmarks/matrix.py"
         verdict = f"All {len(found)} conversions hold." if not missed else "Missed: " + "; ".join(missed) + "."
         text = PAGE.format(
             machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
-            command=where["command"].replace(" --page", "").replace(" --resume", ""),
+            command=where["command"],
             which=counted([*parts], names),
             side=SIDE,
             limit=OUTPUTS,

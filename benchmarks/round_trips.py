@@ -94,9 +94,10 @@ def main() -> int:
         where = machine("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime") | {
             "threads": str(torch.get_num_threads())
         }
+        where["command"] = "python benchmarks/round_trips.py"
         text = PAGE.format(
             machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
-            command=where["command"].replace(" --page", "").replace(" --resume", ""),
+            command=where["command"],
             which=counted([*parts], names),
             table=table.markdown(),
             outputs=OUTPUTS,
