@@ -13,6 +13,8 @@ import tensorflow.compat.v1 as tf  # noqa: E402
 from mopruning.backends import tensorflow1  # noqa: E402
 from mopruning.backends.tensorflow1.reader import to_ir  # noqa: E402
 from mopruning.backends.tensorflow1.writer import from_ir  # noqa: E402
+from mopruning.ir.builder import Builder  # noqa: E402
+from mopruning.ir.roles import roles_of  # noqa: E402
 from tests.backends.tensorflow1_ir_networks import (  # noqa: E402
     NETWORKS,
     distance,
@@ -62,6 +64,20 @@ def test_what_returns_is_the_same_graph_with_the_same_weights(name):
     assert back.metadata_props["mopruning.layout"] == "NHWC"
     if name != "tiny":  # whose shuffle comes back as another transpose
         assert summary(back) == summary(net)
+
+
+def test_tables_of_a_formula_are_no_parameters():
+    """The share of each window that lies inside an image is a Const beside variables: nothing that is trained."""
+    builder = Builder("pool")
+    x = builder.conv(builder.input("image", (3, 16, 16)), "conv", 4, 3, padding=1)
+    x = builder.average_pool(x, "mean", 3, stride=2, padding=1, ceil=True)
+    net = builder.model({"output": builder.conv(x, "last", 2, 1)})
+    back = to_ir(from_ir(net))
+    roles = roles_of(back)
+    assert {key for key, role in roles.items() if role != "constant"} == {"conv.weight", "last.weight"}
+    assert any(len(back.graph.initializers[key].shape) == 4 for key, role in roles.items() if role == "constant")
+    x = images(net)
+    assert distance(outputs_of(back, x), outputs_of(net, x)) < 1e-6
 
 
 def test_variables_have_the_parameters_names_and_images_are_nhwc(name):

@@ -90,6 +90,7 @@ class Translation:
         self.spoilt: set[str] = set()
         self.done: set[str] = set()
         self.outputs = frozenset(name if ":" in name else f"{name}:0" for name in imported.outputs)
+        self._has_variables = any(leaf.variable for leaf in imported.leaves.values())
         self._given: dict[str, Given] = {}
         self._turned: dict[tuple[int, Order], Value] = {}
         self._forms: dict[str, tuple[tuple[Any, ...], Value]] = {}
@@ -280,7 +281,9 @@ class Translation:
         content = lazy(
             lambda: onnx_ir.Tensor(np.asarray(weight.array(), order="C"), dtype, name=name), dtype, shape, name
         )
-        value = self.net.parameter(name, content, self.roles.get(name))
+        # beside variables, a Const that no layer takes is a table of a formula; a frozen graph doesn't tell them apart
+        fixed = self._has_variables and not leaf.variable and not trained
+        value = self.net.parameter(name, content, self.roles.get(name, "constant" if fixed else None))
         self._forms[name] = weight.steps, value
         return value
 
