@@ -1,15 +1,17 @@
 """Conversions: a pruned network from any framework to any other, compared with what it was where it came from.
 
-The tests carry a small network over every pair; `benchmarks/matrix.py` carries the whole zoo.
+The tests carry a small network over every pair, and every network of the zoo once round; `benchmarks/matrix.py`
+carries the whole zoo over every pair.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,6 +26,9 @@ from mopruning.ir.roles import roles_of
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 FRAMEWORKS = ("pytorch", "mxnet", "tensorflow1", "mindspore", "onnx")
+RING = (*FRAMEWORKS, FRAMEWORKS[0])
+"""One way through all of them and home."""
+
 PAIRS = tuple((source, target) for source in FRAMEWORKS for target in FRAMEWORKS if source != target)
 OUTPUTS = 1e-4  # largest difference, as a share of the output's range
 _FEW = 32  # a filter of fewer inputs stays dense: at 90% nothing might be left of it
@@ -113,13 +118,23 @@ def arrive(
     return Conversion(name, source, target, max(shares), *_alike(journey.state, state), seconds)
 
 
-def carry(
-    name: str, source: str, journey: Journey, target: str, batches: Sequence[Sequence[Array]], folder: Path
-) -> tuple[Conversion, onnx_ir.Model]:
-    """Do as `arrive`, by the model that is read back from there, and return that as well."""
-    network, shares, seconds = _taken(source, journey, target, batches, folder)
-    read = end(target).bring(network, batches[-1])
-    return Conversion(name, source, target, max(shares), *_alike(journey.state, state_of(read)), seconds), read
+def ring(name: str, journey: Journey, batches: Sequence[Sequence[Array]], folder: Path) -> list[Conversion]:
+    """Take a model that was read from the first framework of `RING` to each of the others, and home.
+
+    Every framework gets what was read from the one before, and is compared with the first.
+    """
+    here, found = journey.model, []
+    for number, (source, target) in enumerate(itertools.pairwise(RING)):
+        there = end(target)
+        sent = replace(journey, model=here, seconds=0.0)
+        network, shares, seconds = _taken(source, sent, target, batches, folder / str(number))
+        if number < len(RING) - 2:
+            here = there.bring(network, batches[-1])
+            state: Mapping[str, Array] = state_of(here)
+        else:
+            state = state_of(there.bring(network, batches[-1])) if there.state is None else there.state(network)
+        found.append(Conversion(name, source, target, max(shares), *_alike(journey.state, state), seconds))
+    return found
 
 
 def _taken(

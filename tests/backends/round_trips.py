@@ -41,7 +41,7 @@ OUTPUTS = 1e-5  # largest difference, as a share of the output's range
 LOSSES = 1e-4  # largest relative difference of a loss, and of running statistics
 BATCHES = {"mobilenet_v2_cifar": 8}  # its last images are one pixel, of which two have no statistics
 FEW = 32  # a filter of fewer inputs stays dense: at 90% nothing might be left of it, and its channel be dead
-STEPS = 5
+STEPS = 3
 RATE = 0.01  # times gradients that are cut to a norm of 1 each: those of these networks differ by powers of ten
 
 
@@ -194,7 +194,7 @@ def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) ->
     The network is not changed. The chains from PyTorch share the translation, which takes longest; it may be passed as
     `sent`.
     """
-    outputs = _arrays(outputs_of(network.module, network.inputs))
+    outputs = arrays(outputs_of(network.module, network.inputs))
     state = state_of(network.module)
     images = [value.numpy() for value in network.inputs]
     expected = train(copy.deepcopy(network.module), network.inputs, steps=1)
@@ -210,7 +210,7 @@ def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) ->
             share = difference(by_file, run_onnx(end, images)).share
             alike.append(_compare(_initializers(way), _initializers(end)))
         else:
-            share = difference(outputs, _arrays(outputs_of(arrived, network.inputs))).share
+            share = difference(outputs, arrays(outputs_of(arrived, network.inputs))).share
         names, order, weights, zeros = map(all, zip(*alike, strict=True))
         runtime = None if by_file is None else difference(outputs, by_file).share
         training = train(arrived, network.inputs)
@@ -303,7 +303,7 @@ def _travel(chain: str, sent: onnx_ir.Model, model: onnx_ir.Model, net: Path, wa
 def _rounding(network: Original, outputs: list[Array]) -> float:
     """Return the largest difference between a network's outputs and those it has in float64."""
     inputs = tuple(value.double() if value.is_floating_point() else value for value in network.inputs)
-    return difference(_arrays(outputs_of(copy.deepcopy(network.module).double(), inputs)), outputs).share
+    return difference(arrays(outputs_of(copy.deepcopy(network.module).double(), inputs)), outputs).share
 
 
 def _settle(module: nn.Module, images: Tensor) -> None:
@@ -331,7 +331,7 @@ def _content(value: onnx_ir.Value) -> Array:
     return value.const_value.numpy()
 
 
-def _arrays(outputs: Sequence[Tensor]) -> list[Array]:
+def arrays(outputs: Sequence[Tensor]) -> list[Array]:
     return [output.numpy() for output in outputs]
 
 

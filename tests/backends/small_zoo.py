@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import onnx_ir
 
 from mopruning.ir import zoo
-
-FAMILIES = ("mnist_cnn", "lenet5", "resnet8_cifar", "wrn16_1_cifar", "vgg8_cifar", "squeezenet1_1", "resnet18")
-"""Small networks of most families; MOPRUNING_LONG_TESTS=1 takes the whole zoo where that costs minutes."""
-
-NAMES = zoo.names() if os.environ.get("MOPRUNING_LONG_TESTS") == "1" else FAMILIES
 
 SIDE = 65  # odd: rounding of strides and padding shows
 _SIDES = {"inception_v3": 107, "resnet50_v1d_centernet": 64}  # more than one pixel is left in the end, for BatchNorm

@@ -1,9 +1,11 @@
-"""Every network of the zoo, pruned, through .mopir and ONNX files and back: it computes and trains as the original.
+"""Every network of the zoo, pruned, through files and back, and round all frameworks: it computes as the original.
 
-So do modules written by hand, which nothing of this project has made.
+By files it trains as the original, too. So do modules written by hand, which nothing of this project has made.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 import pytest
@@ -18,8 +20,10 @@ from mopruning.ir import zoo  # noqa: E402
 from mopruning.ir.mopir import load  # noqa: E402
 from mopruning.ir.passes.fold_batchnorm import fold_batchnorm  # noqa: E402
 from tests.backends import round_trips  # noqa: E402
-from tests.backends.pytorch_ir_networks import NETWORKS, sent  # noqa: E402
-from tests.backends.round_trips import CHAINS, Original, Trip, original, trips  # noqa: E402
+from tests.backends.conversions import FRAMEWORKS, RING, Journey, batches_for, ring, state_of  # noqa: E402
+from tests.backends.presence import require  # noqa: E402
+from tests.backends.pytorch_ir_networks import NETWORKS, outputs_of, sent  # noqa: E402
+from tests.backends.round_trips import CHAINS, Original, Trip, arrays, original, trips  # noqa: E402
 from tests.backends.small_zoo import small_classes, small_side  # noqa: E402
 
 
@@ -27,12 +31,36 @@ def wanted(found: list[Trip]) -> None:
     assert {trip.chain: trip.problems() for trip in found} == {chain: [] for chain in CHAINS}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", zoo.names())
-def test_networks_of_the_zoo_return_as_they_were(name, tmp_path):
-    found = trips(original(name, small_side(name), small_classes(name)), tmp_path)
+@functools.lru_cache(maxsize=1)
+def translated(name: str) -> tuple[Original, onnx_ir.Model]:
+    """Return a pruned network and its translation, which takes longest and serves two tests in turn."""
+    network = original(name, small_side(name), small_classes(name))
+    return network, pytorch.to_ir(network.module, network.inputs)
+
+
+def by_files(name: str, folder) -> None:
+    network, model = translated(name)
+    found = trips(network, folder, model)
     wanted(found)
     assert all(trip.order for trip in found)
+
+
+def by_frameworks(name: str, folder) -> None:
+    for framework in FRAMEWORKS:
+        if framework != "onnx":
+            require(framework)
+    network, model = translated(name)
+    batches = batches_for(model)
+    outputs = [arrays(outputs_of(network.module, tuple(map(torch.from_numpy, inputs)))) for inputs in batches]
+    found = ring(name, Journey(model, outputs, 0.0, state_of(model)), batches, folder)
+    assert {f"to {one.target}": one.problems() for one in found} == {f"to {framework}": [] for framework in RING[1:]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [by_files, by_frameworks], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("name", zoo.names())
+def test_networks_of_the_zoo_return_as_they_were(name, way, tmp_path):
+    way(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
