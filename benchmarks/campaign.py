@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
 
 from page import FIGURES
 
 Rows = list[dict[str, Any]]
+
+QUICK = ("mnist_cnn", "resnet8_cifar", "squeezenet1_1")
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What was asked for on the command line, and what is measured of it.
+
+    Args:
+        parts: Network -> its rows.
+        names: The networks that were asked for.
+        whole: Whether these are all, so that the page is written.
+        check: Whether a miss is to be an error.
+    """
+
+    parts: dict[str, Rows]
+    names: Sequence[str]
+    whole: bool
+    check: bool
+
+
+def campaign(description: str | None, name: str, networks: Sequence[str], measure: Callable[[str], Rows]) -> Campaign:
+    """Read the command line of a long benchmark, and measure what it asks for.
+
+    Args:
+        description: What the program says of itself.
+        name: See `measured`.
+        networks: All there are.
+        measure: See `measured`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
+    parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} small networks, nothing written")
+    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
+    parser.add_argument("--page", action="store_true", help="write the page of what an interrupted run has measured")
+    parser.add_argument("--check", action="store_true", help="exit 1 where something does not hold")
+    given = parser.parse_args()
+    names = given.names or (QUICK if given.quick else networks)
+    whole = list(names) == list(networks)
+    parts = so_far(name) if given.page else measured(name, names, measure, resume=given.resume, anew=not whole)
+    return Campaign(parts, names, whole, given.check)
 
 
 def measured(

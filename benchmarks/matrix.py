@@ -8,14 +8,13 @@ the tests.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from campaign import Rows, counted, measured, so_far
+from campaign import Rows, campaign, counted
 from page import ROOT, Table, write
 from timing import machine
 
@@ -89,33 +88,22 @@ def network_table(found: Sequence[Conversion]) -> Table:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
-    parser.add_argument("--page", action="store_true", help="write the page of what an interrupted run has measured")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a pair does not hold")
-    arguments = parser.parse_args()
-    names = arguments.names or zoo.names()
-    whole = names == zoo.names()
-    if arguments.page:
-        parts = so_far("matrix")
-    else:
-        parts = measured("matrix", names, measure, resume=arguments.resume, anew=not whole)
-    found = [Conversion(**one) for name in zoo.names() for one in parts.get(name, ())]
+    asked = campaign(__doc__, "matrix", zoo.names(), measure)
+    found = [Conversion(**one) for name in zoo.names() for one in asked.parts.get(name, ())]
     pairs, networks = pair_table(found), network_table(found)
     pairs.print()
     networks.print()
     missed = [f"{one.network}, {one.source} to {one.target}: {text}" for one in found for text in one.problems()]
     for line in missed:
         print("missed:", line)
-    if whole:
+    if asked.whole:
         where = machine("torch", "mxnet", "tensorflow-cpu", "mindspore", "onnx", "onnxruntime")
         where["command"] = "python benchmarks/matrix.py"
         verdict = f"All {len(found)} conversions hold." if not missed else "Missed: " + "; ".join(missed) + "."
         text = PAGE.format(
             machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
             command=where["command"],
-            which=counted([*parts], names),
+            which=counted([*asked.parts], asked.names),
             side=SIDE,
             limit=OUTPUTS,
             verdict=verdict,
@@ -125,7 +113,7 @@ def main() -> int:
         write(
             "conversion", text, {"machine": where, "conversions": [asdict(one) for one in found]}, pages=ROOT / "docs"
         )
-    return 1 if arguments.check and missed else 0
+    return 1 if asked.check and missed else 0
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ something does not hold. What is measured, and the limits, are those of the test
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from campaign import Rows, counted, measured, so_far
+from campaign import Rows, campaign, counted
 from page import ROOT, Table, write
 from timing import machine
 
@@ -23,7 +22,6 @@ sys.path.insert(0, str(ROOT))  # the tests hold what is shared with them
 from mopruning.ir import zoo
 from tests.backends.round_trips import LOSSES, OUTPUTS, STEPS, Trip, original, trips
 
-QUICK = ("mnist_cnn", "resnet8_cifar", "squeezenet1_1")
 COLUMNS = (
     *("network", "chain", "sparsity", "outputs", "onnxruntime", "names", "weights", "zeros", "step 1", "step 2"),
     *("statistics", "loss at step 1", "loss after 5 steps"),
@@ -71,26 +69,16 @@ def measure(name: str) -> Rows:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
-    parser.add_argument("--quick", action="store_true", help="three small networks, nothing written")
-    parser.add_argument("--check", action="store_true", help="exit 1 where something does not hold")
-    parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
-    parser.add_argument("--page", action="store_true", help="write the page of what an interrupted run has measured")
-    arguments = parser.parse_args()
-    names = arguments.names or (QUICK if arguments.quick else zoo.names())
-    whole = names == zoo.names()
-    if arguments.page:
-        parts = so_far("round_trips")
-    else:
-        parts = measured("round_trips", names, measure, resume=arguments.resume, anew=not whole)
-    found = [Trip(**{**one, "losses": tuple(one["losses"])}) for name in zoo.names() for one in parts.get(name, ())]
+    asked = campaign(__doc__, "round_trips", zoo.names(), measure)
+    found = [
+        Trip(**{**one, "losses": tuple(one["losses"])}) for name in zoo.names() for one in asked.parts.get(name, ())
+    ]
     table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
     table.print()
     missed = [f"{trip.network}, {trip.chain}: {text}" for trip in found for text in trip.problems()]
     for line in missed:
         print("missed:", line)
-    if whole:
+    if asked.whole:
         where = machine("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime") | {
             "threads": str(torch.get_num_threads())
         }
@@ -98,14 +86,14 @@ def main() -> int:
         text = PAGE.format(
             machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
             command=where["command"],
-            which=counted([*parts], names),
+            which=counted([*asked.parts], asked.names),
             table=table.markdown(),
             outputs=OUTPUTS,
             losses=LOSSES,
             verdict="Everything holds." if not missed else "Missed: " + "; ".join(missed) + ".",
         )
         write("round_trips", text, {"machine": where, "trips": [asdict(trip) for trip in found]})
-    return 1 if arguments.check and missed else 0
+    return 1 if asked.check and missed else 0
 
 
 if __name__ == "__main__":

@@ -15,3 +15,22 @@ def one_thread():
     yield
     if threads:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture(params=["PYNATIVE", "GRAPH"])
+def mode(request):
+    """Let MindSpore run in each of its modes."""
+    yield from in_mode(request.param)
+
+
+@pytest.fixture
+def graph_mode():
+    """Let MindSpore compile its graphs."""
+    yield from in_mode("GRAPH")
+
+
+def in_mode(name):
+    mindspore = pytest.importorskip("mindspore")
+    mindspore.set_context(mode=getattr(mindspore, f"{name}_MODE"))
+    yield name
+    mindspore.set_context(mode=mindspore.PYNATIVE_MODE)

@@ -29,13 +29,6 @@ class Published(nn.Cell):
         self.fc = nn.Dense(128, 10)
 
 
-@pytest.fixture(params=["PYNATIVE", "GRAPH"])
-def mode(request):
-    ms.set_context(mode=getattr(ms, request.param + "_MODE"))
-    yield request.param
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
 @pytest.fixture
 def dense():
     return drawn(nn.Dense(128, 16))

@@ -117,9 +117,8 @@ def test_what_steers_the_optimizer_reaches_it():
     assert native.unique is optimizer.unique is False
 
 
-@pytest.mark.parametrize("mode", ["PYNATIVE", "GRAPH"])
-def test_wrapper_without_sparsity_is_the_native_optimizer(mode):
-    ms.set_context(mode=getattr(ms, mode + "_MODE"))
+@pytest.mark.usefixtures("mode")
+def test_wrapper_without_sparsity_is_the_native_optimizer():
     found = []
     for wrap in (lambda optimizer: optimizer, mindspore.SparseOptimizer):
         net = mlp()
@@ -128,7 +127,6 @@ def test_wrapper_without_sparsity_is_the_native_optimizer(mode):
         for seed in range(3):
             cell(*batch(seed))
         found.append(values(cell))
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     assert optimizer.plan is None
     assert optimizer.pruner is None
     assert not optimizer.update_masks()

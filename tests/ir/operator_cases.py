@@ -11,21 +11,13 @@ import onnx_ir
 from onnx import TensorProto, helper, numpy_helper
 
 from mopruning.ir.operators import OPERATORS
-from tests.ir.small_models import model, run
+from tests.ir.small_models import model, number, run, whole
 
 RANDOM = np.random.default_rng(7)
 
 
 def floats(*shape: int) -> np.ndarray:
     return RANDOM.standard_normal(shape).astype(np.float32)
-
-
-def whole(*numbers: int) -> np.ndarray:
-    return np.array(numbers, np.int64)
-
-
-def number(value: float) -> np.ndarray:
-    return np.array(value, np.float32)
 
 
 IMAGE = floats(2, 6, 9, 8)

@@ -45,6 +45,16 @@ def model(
     return onnx_ir.from_proto(proto)
 
 
+def whole(*numbers: int) -> np.ndarray:
+    """Whole numbers, as shapes and axes are."""
+    return np.array(numbers, np.int64)
+
+
+def number(value: float) -> np.ndarray:
+    """A number without axes."""
+    return np.array(value, np.float32)
+
+
 def run(net: onnx_ir.Model, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> list[Any]:
     """Run a model in onnxruntime, as it is; `outputs` may name any value of it."""
     proto = onnx_ir.to_proto(net)

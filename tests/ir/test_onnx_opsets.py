@@ -16,21 +16,13 @@ from onnx import helper, numpy_helper
 from mopruning.ir.onnx_files import read_onnx
 from mopruning.ir.onnx_opsets import NEWEST, OLDEST
 from mopruning.ir.operators import OPERATORS
-from tests.ir.small_models import run
+from tests.ir.small_models import number, run, whole
 
 RANDOM = np.random.default_rng(0)
 
 
 def floats(*shape: int) -> np.ndarray:
     return RANDOM.standard_normal(shape).astype(np.float32)
-
-
-def whole(*numbers: int) -> np.ndarray:
-    return np.array(numbers, np.int64)
-
-
-def number(value: float) -> np.ndarray:
-    return np.array(value, np.float32)
 
 
 X = floats(2, 6, 8, 8)
