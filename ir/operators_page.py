@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import re
+from collections.abc import Iterable, Sequence
 
+from mopruning.ir.operator_names import FRAMEWORKS, OPERATOR_NAMES
 from mopruning.ir.operators import DTYPES, MANY, OPERATORS, OPSET, Operator
 
 COMMAND = "python -m mopruning.ir.operators_page > docs/operators.md"
@@ -20,22 +21,24 @@ named at once. Values are {dtypes}.
   lie; those called "weight" can be pruned.
 - **attributes**: those that a node may have; where only some values are allowed, they follow. An attribute that is
   absent counts with ONNX's default.
-- **PyTorch**: what `pytorch.to_ir` reads it from, as a rule, and `pytorch.from_ir` makes of it. (`F` is
-  `torch.nn.functional`, `x` a tensor.)
+[The last section](#names-in-the-frameworks) says what each framework calls them: what its reader reads one from, as a
+rule, and its writer makes of it. `F` is `torch.nn.functional`, `tf` is `tensorflow.compat.v1`, `ops` is
+`mindspore.ops`, `x` a tensor.
 
 This page is written from the table in `mopruning.ir.operators`:
 `{command}`.
 """
 
-_CALL = re.compile(r"\b(?:nn|torch|F)\.\w+(?:\([^)]*\))?|\bx(?:\.[\w.]+(?:\([^)]*\))?|\[[^\]]*\])")
-_COLUMNS = ("operator", "inputs", "outputs", "attributes", "PyTorch", "notes")
+_NAMES = "Names in the frameworks"
+
+_COLUMNS = ("operator", "inputs", "outputs", "attributes", "notes")
 
 
 def page() -> str:
     """Return the page in Markdown: one table for each kind of operator, one row for each operator.
 
     >>> [line.split(" | ")[1:] for line in page().splitlines() if "GlobalMaxPool" in line]
-    [['1', '1', '', '`nn.AdaptiveMaxPool2d(1)`', ' |']]
+    [['1', '1', '', ' |'], ['nn.AdaptiveMaxPool2d(1)', 'Pooling(global_pool=True)', 'tf.reduce_max', 'ops.amax |']]
     """
     text = _PAGE.format(
         count=len(OPERATORS),
@@ -45,10 +48,15 @@ def page() -> str:
     )
     parts = [text]
     for kind, rows in itertools.groupby(OPERATORS.values(), key=lambda row: row.kind):
-        lines = [_COLUMNS, ("---",) * len(_COLUMNS), *map(_cells, rows)]
-        table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        parts.append(f"## {kind.capitalize()}\n\n{table}\n")
+        parts.append(f"## {kind.capitalize()}\n\n{_table(_COLUMNS, map(_cells, rows))}\n")
+    named = ((name, *(text.replace("*", r"\*") for text in texts)) for name, texts in OPERATOR_NAMES.items())
+    parts.append(f"## {_NAMES}\n\n{_table(('operator', *FRAMEWORKS.values()), named)}\n")
     return "\n".join(parts)
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ("---",) * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cells(row: Operator) -> tuple[str, ...]:
@@ -58,7 +66,6 @@ def _cells(row: Operator) -> tuple[str, ...]:
         "; ".join([_range(row.inputs), *parameters]),
         _range(row.outputs),
         ", ".join(_attribute(name, row) for name in row.attributes),
-        _CALL.sub(r"`\g<0>`", row.pytorch),
         row.note,
     )
     return tuple(cell.replace("|", r"\|") for cell in cells)
