@@ -170,6 +170,7 @@ def _exported(cell: nn.Cell, example: Sequence[Tensor], name: str) -> Any:
     kept = mind_ir_pb2.ModelProto()
     training = {id(part): part.training for _, part in cell.cells_and_names()}
     try:
+        cell.set_train(False)  # MindSpore 2.10 exports BatchNorm in the mode that it is in
         with tempfile.TemporaryDirectory(prefix="mopruning-mindspore-") as folder:
             file = str(Path(folder) / "network")
             ms.export(cell, *example, file_name=file, file_format="MINDIR", custom_func=kept.CopyFrom)
