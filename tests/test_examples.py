@@ -11,17 +11,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx_ir
 import pytest
 
-from mopruning.errors import GranularityWarning
+from mopruning import ir
+from mopruning.cli.running import difference, run_onnx
+from mopruning.errors import FormatError, GranularityWarning
+from mopruning.ir.builder import Builder
+from mopruning.model_files import graph_format_of, read_model, write_model
 from tests.backends.presence import require
+from tests.cli.networks import arrays, pruned
 
-EXAMPLES = Path(__file__).parent.parent / "examples" / "mnist"
+EXAMPLES = Path(__file__).parent.parent / "examples"
 FRAMEWORKS = ("pytorch", "mxnet", "tensorflow1", "mindspore")
-MODULES = ("data", "options", "progress", *(f"{name}_network" for name in FRAMEWORKS))
+MODULES = ("data", "finetuning", "head", "options", "progress", *(f"{name}_network" for name in FRAMEWORKS))
 SIZES = {"conv1": 576, "conv2": 73728, "conv3": 294912, "last": 10240}
 ROUNDS = ("--data", ".", "--batch-size", "10")
 """Arguments for a set of 20 random images: two updates an epoch."""
+OUTS = dict(zip(FRAMEWORKS, ("t", "t-symbol.json", "t.meta", "t"), strict=True))
+"""Framework -> name of a file of its own, beside which t.mopir lies."""
 
 pytestmark = pytest.mark.filterwarnings(
     # Those of the frameworks themselves: MindSpore 2.10's save_checkpoint.
@@ -35,7 +43,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MOPRUNING_DATA", raising=False)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")  # as mindspore_network would, for good
-    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.syspath_prepend(str(EXAMPLES / "mnist"))
     for name in MODULES:
         monkeypatch.delitem(sys.modules, name, raising=False)
     yield tmp_path
@@ -45,9 +53,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    def call(script: str, *arguments: str) -> None:
+    def call(script: str, *arguments: str, folder: str = "mnist") -> None:
         monkeypatch.setattr(sys, "argv", [script, *arguments])
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        monkeypatch.syspath_prepend(str(EXAMPLES / folder))  # as Python does for a script
+        runpy.run_path(str(EXAMPLES / folder / script), run_name="__main__")
 
     return call
 
@@ -113,6 +122,10 @@ def test_simple_then_resume(framework, run, here, capsys):
     first = saved(framework, "mnist-sparse80")
     wanted = {layer: math.floor(0.8 * size) for layer, size in SIZES.items()} | {"conv1": 0}
     assert zeros(framework, "mnist-sparse80") == wanted
+    if framework == "pytorch":  # the whole network as well, for other frameworks
+        network = [array for array in arrays(read_model("mnist-sparse80.mopir")).values() if array.ndim > 1]
+        for kernel, array in zip(first.values(), network, strict=True):
+            np.testing.assert_array_equal(array, kernel)
 
     run(f"{framework}_pruning_simple_resume.py", *ROUNDS, "--epochs", "5")
     lines = capsys.readouterr().out.splitlines()
@@ -195,3 +208,79 @@ def test_every_framework_sees_the_digits_as_the_demonstration_does(here):
     np.testing.assert_allclose(images, expected.numpy(), atol=1e-6)
     assert len(labels) == 360
     assert digits.updates(1000) == 2
+    assert importlib.import_module("data").resized(small.numpy(), (5, 13)).shape[2:] == (5, 13)
+
+
+# ---- fine-tuning
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_fine_tuning_keeps_the_zeros_of_the_file(framework, run, here, capsys):
+    require(framework)
+    images, labels = (part[:7] for part in write_digits(here, 20))  # the test set
+    before = pruned("mnist_cnn")
+    write_model(before, "sparse.mopir")
+    options = ("--model", "sparse.mopir", "--lr", "0.01", "--out", OUTS[framework])
+    run(f"{framework}_finetune.py", *ROUNDS, "--epochs", "3", *options, folder="finetune")
+    lines = capsys.readouterr().out.splitlines()
+    reported = [line.split() for line in lines if line.startswith("epoch")]
+    assert [words[1] for words in reported] == ["1/3", "2/3", "3/3"]
+    assert float(reported[-1][3]) < 0.9 * float(reported[0][3])  # the loss
+    gone = sum(int((array == 0).sum()) for array in arrays(before).values() if array.ndim > 1)
+    assert f"zeros: {gone:,} arrived, {gone:,} of them left" in lines
+
+    trained = read_model("t.mopir")
+    old, new = arrays(before), arrays(trained)
+    kernels = [name for name, array in old.items() if array.ndim > 1]
+    assert len(kernels) == 4
+    for name in kernels:
+        zero = old[name] == 0
+        np.testing.assert_array_equal(zero, new[name] == 0)
+        assert not np.signbit(new[name][zero]).any()  # bit for bit
+        assert (old[name] != new[name]).any()
+
+    inputs = [images[:, None].astype(np.float32) / 255]
+    (native,) = graph_format_of(OUTS[framework]).run(OUTS[framework], inputs)
+    (expected,) = run_onnx(onnx_ir.to_proto(trained).SerializeToString(), inputs)
+    assert difference([expected], [native]).share < 1e-4
+    assert f"accuracy {(native.argmax(1) == labels).mean():.4f}" in " ".join(reported[-1])
+
+
+def test_fine_tuning_in_colour_with_a_new_head(run, here, capsys):
+    """Colour images of another size and other classes, another format in and out."""
+    require("pytorch")
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 12
+    pictures = rng.integers(0, 256, (24, 24, 24, 3), dtype=np.uint8)
+    np.savez("set.npz", x_train=pictures, y_train=labels, x_test=pictures[:6], y_test=labels[:6])
+    before = pruned("resnet8_cifar")
+    write_model(before, "sparse.onnx")
+    common = ("--model", "sparse.onnx", "--data", "set.npz", "--epochs", "2", "--batch-size", "8", "--lr", "0.05")
+    more = ("--augment", "--mean", "0.5", "--std", "0.2", "0.25", "0.3", "--out", "t.onnx")
+    with pytest.raises(FormatError, match="tells 10 classes apart, the images have 12: use --new-head"):
+        run("pytorch_finetune.py", *common, folder="finetune")
+    run("pytorch_finetune.py", *common, *more, "--new-head", folder="finetune")
+    assert "epoch 2/2  loss" in capsys.readouterr().out
+    old, new = arrays(before), arrays(read_model("t.onnx"))
+    head = [name for name in new if new[name].shape != old[name].shape]
+    assert [new[name].shape for name in head] == [(12, 64), (12,)]
+    assert new[head[0]].all()  # nothing of the old head is left
+    body = [name for name, array in old.items() if array.ndim > 1 and name not in head]
+    assert len(body) > 5
+    for name in body:
+        np.testing.assert_array_equal(old[name] == 0, new[name] == 0)
+    assert arrays(ir.load("t.mopir")).keys() == new.keys()
+
+
+def test_fine_tuning_refuses_other_images(run, here):
+    require("pytorch")
+    write_digits(here, 20)
+    write_model(pruned("resnet8_cifar"), "sparse.mopir")
+    with pytest.raises(FormatError, match=r"sparse.mopir: takes 3 channels, the images have 1"):
+        run("pytorch_finetune.py", "--model", "sparse.mopir", "--data", ".", folder="finetune")
+    net = Builder("flat")
+    write_model(net.model({"output": net.gemm(net.input("input", (4,)), "fc", 10)}), "flat.mopir")
+    with pytest.raises(
+        FormatError, match=r"expected \[N, channels, height, width\] -> \[N, classes\], got \[\['N', 4\]\]"
+    ):
+        run("pytorch_finetune.py", "--model", "flat.mopir", "--data", ".", folder="finetune")

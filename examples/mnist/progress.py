@@ -1,10 +1,10 @@
 """What the examples print while they train."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from data import Digits
+from data import Data
 
 from mopruning import sparsity
 from mopruning.plan import Plan
@@ -15,24 +15,26 @@ class Progress:
 
     Args:
         options: Those of the example.
-        digits: The images, of which those for testing are looked at.
+        data: The images, of which those for testing are looked at.
         plan: What is pruned; None for nothing.
-        predict: Returns the scores [n, 10] of images [n, 1, 28, 28].
+        predict: Returns the scores [n, classes] of images [n, channels, height, width].
         weights: Returns what trains, by name.
-        also: An epoch to report besides every tenth and the last.
+        also: An epoch to report besides every so many and the last.
+        every: How many.
     """
 
     def __init__(
         self,
         options: argparse.Namespace,
-        digits: Digits,
+        data: Data,
         plan: Plan | None,
         predict: Callable[[np.ndarray], np.ndarray],
         weights: Callable[[], Mapping[str, np.ndarray]],
         also: int = 0,
+        every: int = 10,
     ) -> None:
-        self.options, self.digits, self.plan = options, digits, plan
-        self.predict, self.weights, self.also = predict, weights, also
+        self.options, self.data, self.plan = options, data, plan
+        self.predict, self.weights, self.also, self.every = predict, weights, also, every
 
     def start(self, loaded: bool = False) -> None:
         """Print the plan, and what a loaded network does."""
@@ -41,10 +43,11 @@ class Progress:
         if loaded:
             self._line("loaded")
 
-    def epoch(self, number: int) -> None:
-        """Print a line where one is due after an epoch."""
-        if number in (self.also, self.options.epochs) or number % 10 == 0:
-            self._line(f"epoch {number}/{self.options.epochs}")
+    def epoch(self, number: int, losses: Sequence[float] = ()) -> None:
+        """Print a line where one is due after an epoch, with the mean of the batches' losses if they are given."""
+        if number in (self.also, self.options.epochs) or number % self.every == 0:
+            loss = f"  loss {np.mean(losses):.4f}" if losses else ""
+            self._line(f"epoch {number}/{self.options.epochs}{loss}")
 
     def end(self) -> None:
         """Print the sparsity of every parameter, and where the weights are."""
@@ -53,7 +56,7 @@ class Progress:
 
     def accuracy(self) -> float:
         """Return the share of images for testing that the network recognises."""
-        right = [self.predict(images).argmax(1) == labels for images, labels in self.digits.test_batches()]
+        right = [self.predict(images).argmax(1) == labels for images, labels in self.data.test_batches()]
         return float(np.concatenate(right).mean())
 
     def _line(self, label: str) -> None:

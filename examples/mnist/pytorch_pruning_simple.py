@@ -1,9 +1,12 @@
 """Train a small network on handwritten digits and prune it on the way: one optimizer instead of another.
 
-A third of the epochs are dense, over the rest sparsity rises to 80%. The first convolution stays dense.
+A third of the epochs are dense, over the rest sparsity rises to 80%. The first convolution stays dense. Beside the
+weights the whole network is written, as .mopir, so that any framework can go on with it.
 
     python examples/mnist/pytorch_pruning_simple.py
 """
+
+from pathlib import Path
 
 import torch
 from data import load
@@ -12,7 +15,8 @@ from progress import Progress
 from pytorch_network import DEVICE, network, predict, weights
 from torch.nn.functional import cross_entropy
 
-from mopruning.backends.pytorch import SGDSparse
+from mopruning import ir
+from mopruning.backends.pytorch import SGDSparse, to_ir
 
 
 def main() -> None:
@@ -50,6 +54,7 @@ def main() -> None:
             scheduler.step()
         progress.epoch(epoch)
     torch.save(net.state_dict(), options.out)
+    ir.save(to_ir(net, torch.zeros(1, 1, 28, 28, device=DEVICE)), Path(options.out).with_suffix(".mopir"))
     progress.end()
 
 
