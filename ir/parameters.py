@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir
 
 from mopruning.ir.operators import OPERATORS
+from mopruning.layouts import swap_channels
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -57,9 +58,8 @@ class Parameter:
         if array.ndim < 2 or self.layout == "canonical":
             return array
         if self.layout == "deconvolution":
-            inputs, outputs, *kernel = array.shape
-            split = array.reshape(self.groups, inputs // self.groups, outputs, *kernel)
-            return np.swapaxes(split, 1, 2).reshape(self.groups * outputs, inputs // self.groups, *kernel)
+            lying: NumPyArray = swap_channels(array, self.groups)
+            return lying
         rows = np.swapaxes(array, -1, -2) if self.layout == "transposed" else array
         return rows if rows.ndim == 2 else rows.reshape(-1, rows.shape[-1])
 

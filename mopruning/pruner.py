@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -288,6 +289,26 @@ class Pruner:
     def _load(self, state: _State) -> None:
         self.steps, self._last_update, self._initial = state.steps, state.last_update, state.initial
         self.masks, self.observed = dict(state.masks), dict(state.observed)
+
+
+def plan_text(plan: Mapping[str, Any]) -> str:
+    """Return version and plan (`Plan.to_dict`) of a pruner's state as JSON, where variables hold the rest of it."""
+    return json.dumps({"version": STATE_VERSION, "plan": plan})
+
+
+def read_plan_text(text: str | bytes) -> dict[str, Any]:
+    """Return "version" and "plan" of what `plan_text` returned.
+
+    Raises:
+        ValueError: If it is no JSON.
+        KeyError: If either is missing.
+        TypeError: If the JSON is no object.
+
+    >>> read_plan_text('{"version": 1, "plan": {}, "more": 2}')
+    {'version': 1, 'plan': {}}
+    """
+    found = json.loads(text)
+    return {"version": found["version"], "plan": found["plan"]}
 
 
 @dataclass(frozen=True)

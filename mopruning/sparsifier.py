@@ -6,14 +6,23 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from mopruning.arrays import Array
 from mopruning.errors import RecipeError
-from mopruning.names import Names
+from mopruning.names import Names, check_choice
 from mopruning.plan import Plan
 from mopruning.pruner import Pruner
 from mopruning.recipe import Recipe
+
+LEAST_EPS = 1e-30
+"""The least epsilon of an optimizer that keeps zero over zero from being NaN; one below it vanishes."""
+
+NO_SECTION = (
+    "this optimizer state has no sparsity section: masks and ramp stay as they are "
+    "(restore_sparsity=True starts from the zeros in the weights)"
+)
+"""Warning where an optimizer loads a state that was saved without sparsity."""
 
 
 class NamedWeights(Protocol):
@@ -38,27 +47,37 @@ class Sparsifier(ABC):
     Args:
         weights: The parameters; a mapping name -> canonical array, and `NamedWeights`.
         recipe: What to prune.
+        mask_device: "default" or "cpu": where masks are computed, as far as the framework leaves a choice.
         seen: The same arrays as the pruner shall see them, where that is another device; `weights` itself by default.
 
     Attributes:
+        weights: The parameters.
         recipe: What to prune.
         seen: The parameters as the pruner sees them.
         pruner: The state machine.
 
     Raises:
-        RecipeError: If the recipe does not fit the parameters.
+        RecipeError: If `mask_device` is neither, or the recipe does not fit the parameters.
     """
 
-    def __init__(self, weights: Any, recipe: Recipe, seen: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self,
+        weights: Any,
+        recipe: Recipe,
+        mask_device: Literal["default", "cpu"] = "default",
+        seen: Mapping[str, Array] | None = None,
+    ) -> None:
+        check_choice(mask_device, ("default", "cpu"), "prune_device")
+        self.weights = weights
         self.recipe = recipe
-        self._named: NamedWeights = weights
         self.seen: Mapping[str, Array] = weights if seen is None else seen
         self.pruner = Pruner(self._plan(), self.seen)
         if recipe.l1 and not self.pruner.plan.pruned:
             warnings.warn("the L1 penalty acts on the parameters to be pruned, and there are none", stacklevel=2)
 
     def _plan(self) -> Plan:
-        return untied(self.recipe, self._named).plan(self._named.shapes, self._named.frozen)
+        named: NamedWeights = self.weights
+        return untied(self.recipe, named).plan(named.shapes, named.frozen)
 
     def replan(self) -> None:
         """Plan anew in place, after parameters joined; their masks start at the next update."""
@@ -75,7 +94,11 @@ class Sparsifier(ABC):
 
     def step(self) -> bool:
         """Count one update; return whether it changed the masks, which are then in force."""
-        if self.pruner.step(self.seen) is None:
+        return self.enforce(self.pruner.step(self.seen))
+
+    def enforce(self, masks: Mapping[str, Array] | None) -> bool:
+        """Bring into force in place what `Pruner.step` or `Pruner.update` returned; return whether it changed masks."""
+        if masks is None:
             return False
         self.load_masks()
         return True
@@ -92,6 +115,37 @@ class Sparsifier(ABC):
         """
         self.pruner.load_state_dict(state)
         self.load_masks()
+
+
+class ErasingSparsifier(Sparsifier):
+    """A sparsifier that has one eraser for each pruned parameter, where tensors are written to one by one.
+
+    Its `weights` make the erasers: `weights.eraser(name, mask)`, of canonical masks. Arguments and errors are those of
+    `Sparsifier`.
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        recipe: Recipe,
+        mask_device: Literal["default", "cpu"] = "default",
+        seen: Mapping[str, Array] | None = None,
+    ) -> None:
+        self._erasers: dict[str, Any] = {}
+        super().__init__(weights, recipe, mask_device, seen)
+        self.load_masks()
+
+    @property
+    def pruning(self) -> bool:
+        """Whether masks are in force."""
+        return bool(self._erasers)
+
+    def load_masks(self) -> None:
+        """Bring the pruner's current masks into force in place and zero the weights they leave out."""
+        self._erasers = {}  # lets the former ones go before others take memory
+        for name, mask in self.pruner.masks.items():
+            self._erasers[name] = self.weights.eraser(name, mask)
+        self.erase_weights()
 
 
 def untied(recipe: Recipe, weights: NamedWeights) -> Recipe:

@@ -9,7 +9,6 @@ from mindspore import Parameter, Tensor, nn
 
 from mopruning.backends.mindspore.state import SparseState
 from mopruning.backends.mindspore.weights import Host, Weights, erase, slots_of, write
-from mopruning.names import check_choice
 from mopruning.pruner import Pruner
 from mopruning.recipe import Recipe
 from mopruning.scores import SCORES
@@ -35,10 +34,10 @@ class MindSporeSparsifier(Sparsifier):
         RecipeError: If `mask_device` is neither, or the recipe does not fit the parameters.
     """
 
+    weights: Weights
+
     def __init__(self, weights: Weights, recipe: Recipe, mask_device: Literal["default", "cpu"] = "default") -> None:
-        check_choice(mask_device, ("default", "cpu"), "prune_device")
-        self.weights = weights
-        super().__init__(weights, recipe)
+        super().__init__(weights, recipe, mask_device)
         self.state = SparseState(weights, self.pruner)
         self.updates = () if recipe.fix_sparsity or not self.state.names else tuple(recipe.schedule.updates)
         self.score = SCORES[recipe.score]
@@ -83,10 +82,7 @@ class MindSporeSparsifier(Sparsifier):
         step, last = (int(one.asnumpy()[0]) for one in (self.state.step, self.state.last_update))
         if not self.updates or self.recipe.schedule.latest_update(last, step) is None:
             return False
-        if self.synchronised.update(self.seen) is None:
-            return False
-        self.load_masks()
-        return True
+        return self.enforce(self.synchronised.update(self.seen))
 
     def observe(self, gradients: Mapping[str, Tensor], scale: float = 1.0) -> None:
         """Show the pruner weights and gradients in place, where its score is made of both.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from mindspore import dtype as mstype
 from mopruning.backends.mindspore.weights import Host, Weights, write
 from mopruning.errors import StateError
 from mopruning.packing import pack
-from mopruning.pruner import Pruner
+from mopruning.pruner import Pruner, plan_text, read_plan_text
 from mopruning.scores import SCORES
 
 PREFIX = "mopruning."
@@ -51,7 +50,7 @@ class SparseState(nn.Cell):  # type: ignore[misc]  # MindSpore brings no types
         self.last_update = _parameter("last_update", np.zeros(1, np.int32))
         self.seen = _parameter("seen", np.zeros(1, np.bool_))
         self.initial = _parameter("initial", np.zeros(max(1, len(natives))))
-        self.plan = _parameter("plan", _encoded(pruner.state_dict()))
+        self.plan = _parameter("plan", _encoded(pruner.plan.to_dict()))
         self.masks = ParameterTuple([_parameter(f"mask.{p.name}", np.ones(p.shape, np.bool_)) for p in natives])
         self.observed = ParameterTuple([_parameter(f"observed.{p.name}", np.zeros(p.shape, wide(p))) for p in scored])
         self.store(pruner)
@@ -80,7 +79,7 @@ class SparseState(nn.Cell):  # type: ignore[misc]  # MindSpore brings no types
             np.array([state["last_update"]], np.int32),
             np.array([bool(pruner.observed)]),
             np.array(initial, np.float64),
-            _encoded(state),
+            _encoded(state["plan"]),
             *(self._native(n, p, pruner.masks.get(n)) for n, p in zip(self.names, self.masks, strict=True)),
             *(self._native(n, p, state["observed"].get(n)) for n, p in zip(self.names, self.observed, strict=False)),
         ]
@@ -149,15 +148,14 @@ def _parameter(name: str, value: Host) -> Parameter:
     return Parameter(Tensor(value), name=PREFIX + name, requires_grad=False)
 
 
-def _encoded(state: Mapping[str, Any]) -> Host:
-    """Return version and plan of a pruner's state as JSON in bytes, padded with blanks."""
-    text = json.dumps({"version": state["version"], "plan": state["plan"]}).encode()
+def _encoded(plan: Mapping[str, Any]) -> Host:
+    """Return a plan as JSON in bytes, padded with blanks."""
+    text = plan_text(plan).encode()
     return np.frombuffer(text.ljust(-(-len(text) // _PLAN_BYTES) * _PLAN_BYTES), np.uint8)
 
 
 def _decoded(plan: Host) -> dict[str, Any]:
     try:
-        found = json.loads(plan.tobytes())
-        return {"version": found["version"], "plan": found["plan"]}
+        return read_plan_text(plan.tobytes())
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(f"{PREFIX}plan is damaged: expected what mopruning saved ({error})") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, TypeAlias
 
@@ -13,6 +12,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
 
 from mopruning.errors import RecipeError
+from mopruning.layouts import Layout
 
 Host: TypeAlias = "np.ndarray[Any, Any]"
 Named: TypeAlias = "nn.Cell | Iterable[Parameter | tuple[str, Parameter]]"
@@ -21,52 +21,15 @@ _TRANSPOSED = (nn.Conv1dTranspose, nn.Conv2dTranspose, nn.Conv3dTranspose, mint.
 _STATISTICS = ("moving_mean", "moving_variance")  # of normalisation: MindSpore keeps them as parameters
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a parameter lies in its Cell, against the canonical [out, in, *kernel].
-
-    Args:
-        groups: For a transposed convolution, [in, out / groups, *kernel] with the inputs of each group together, its
-            groups; 0 for all others.
-        channels_last: Whether a convolution's weight is [out, *kernel, in / groups], as of data format NHWC.
-        flat: Whether a 1-D kernel lies as a 2-D one of height 1: [.., .., 1, width].
-
-    >>> Layout(groups=2).to_canonical(np.empty((6, 5, 3, 3))).shape
-    (10, 3, 3, 3)
-    >>> Layout(flat=True).to_canonical(np.empty((6, 5, 1, 3))).shape
-    (6, 5, 3)
-    """
-
-    groups: int = 0
-    channels_last: bool = False
-    flat: bool = False
-
-    def to_canonical(self, array: Host) -> Host:
-        """Return a native array as a canonical one; a view wherever strides can express it."""
-        array = np.moveaxis(array, -1, 1) if self.channels_last else array
-        return self._swapped(array[:, :, 0] if self.flat else array)
-
-    def to_native(self, array: Host) -> Host:
-        """Return a canonical array as a native one, the inverse."""
-        array = self._swapped(array)
-        array = array[:, :, None] if self.flat else array
-        return np.moveaxis(array, 1, -1) if self.channels_last else array
-
-    def _swapped(self, array: Host) -> Host:
-        """Swap the channels of each group, which undoes itself."""
-        if self.groups < 2:
-            return array.swapaxes(0, 1) if self.groups else array
-        inputs, outputs, *kernel = array.shape
-        split = array.reshape(self.groups, inputs // self.groups, outputs, *kernel)
-        return split.swapaxes(1, 2).reshape(self.groups * outputs, inputs // self.groups, *kernel)
-
-
 def layout_of(cell: nn.Cell | None, attribute: str) -> Layout:
     """Return the layout of a Cell's parameter.
 
     2-D and 3-D convolutions, Dense, the stacked gates of LSTM and GRU, and the joined projections of
     MultiheadAttention are canonical as they are; an Embedding is read as [rows, features]. Transposed convolutions
     have their channels swapped, and 1-D convolutions lie as 2-D ones of height 1.
+
+    >>> layout_of(nn.Conv1dTranspose(4, 6, 3), "weight")
+    Layout(groups=1, channels_last=False, flat=True)
     """
     if attribute != "weight" or cell is None:
         return Layout()
@@ -151,10 +114,7 @@ class Weights(Mapping[str, Host]):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shapes by name."""
-        return {
-            name: self._layout(name).to_canonical(np.broadcast_to(np.False_, parameter.shape)).shape
-            for name, parameter in self.parameters.items()
-        }
+        return {name: self._layout(name).shape(parameter.shape) for name, parameter in self.parameters.items()}
 
     @property
     def frozen(self) -> Collection[str]:
@@ -164,7 +124,8 @@ class Weights(Mapping[str, Host]):
     def to_canonical(self, name: str, array: Host) -> Host:
         """Return an array laid out like a parameter as a canonical one; bfloat16, which NumPy lacks, as float32."""
         standard = array if array.dtype.kind in "fiub" else array.astype(np.float32)
-        return self._layout(name).to_canonical(standard)
+        canonical: Host = self._layout(name).to_canonical(standard)
+        return canonical
 
     def to_native(self, name: str, array: Host) -> Host:
         """Return a canonical array laid out as the parameter is, in C order."""

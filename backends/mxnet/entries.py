@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mopruning.backends.mxnet.framework import NDArray, gluon, mx
-from mopruning.backends.mxnet.layouts import Description, Layout
+from mopruning.backends.mxnet.layouts import Description
 from mopruning.errors import RecipeError, WeightError
+from mopruning.layouts import Layout
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from mopruning.backends.mxnet.weights import Weights
 from mopruning.errors import StateError
 from mopruning.recipe import Recipe
 from mopruning.scores import SCORES
+from mopruning.sparsifier import LEAST_EPS, NO_SECTION
 
 WATCHED = frozenset({"param_dict", "idx2name", "rescale_grad"})
 """Attributes that Trainer and Module set on an optimizer; `Rounds.noticed` is told of them."""
@@ -26,8 +27,6 @@ WATCHED = frozenset({"param_dict", "idx2name", "rescale_grad"})
 # With gradient, weight and state zero at a position, these leave all three zero there (read in MXNet 1.9.1): erasing
 # gradients before the update is enough. Any other optimizer has weights and state erased after it, too.
 ZERO_PRESERVING = frozenset({"SGD", "NAG", "Adam", "Nadam", "RMSProp", "Signum"})
-
-_LEAST_EPS = 1e-30  # one that vanishes makes zero over zero: NaN
 
 
 class Rounds:
@@ -238,7 +237,7 @@ class Rounds:
 
     def _preserves_zeros(self, weight: NDArray) -> bool:
         """Tell whether an update leaves pruned weights and their state at zero by itself."""
-        if weight.dtype not in (np.float32, np.float64) or getattr(self._optimizer, "epsilon", 1.0) < _LEAST_EPS:
+        if weight.dtype not in (np.float32, np.float64) or getattr(self._optimizer, "epsilon", 1.0) < LEAST_EPS:
             return False
         own = next(base for base in type(self._optimizer).__mro__ if not base.__module__.startswith("mopruning."))
         return own.__module__.startswith("mxnet.") and own.__name__ in ZERO_PRESERVING
@@ -250,11 +249,7 @@ class Rounds:
         if not isinstance(state, SparseState):
             if state is not None and not self._warned:
                 self._warned = True
-                warnings.warn(
-                    "this optimizer state has no sparsity section: masks and ramp stay as they are "
-                    "(restore_sparsity=True starts from the zeros in the weights)",
-                    stacklevel=6,
-                )
+                warnings.warn(NO_SECTION, stacklevel=6)
             return state
         if state.rounds.latest is not self:
             self._adopt(state.rounds.latest)

@@ -10,42 +10,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mopruning.backends.mxnet.framework import gluon, mx
+from mopruning.layouts import Layout
 
 Array: TypeAlias = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a parameter lies in its layer, against the canonical [out, in, *kernel].
-
-    Args:
-        groups: For a transposed convolution, [in, out / groups, *kernel] with the inputs of each group together, its
-            groups; 0 for all others.
-        channels_last: Whether the second axis comes last, as in layers with layout NWC, NHWC or NDHWC.
-
-    >>> Layout(channels_last=True).to_canonical(np.empty((8, 3, 3, 4))).shape
-    (8, 4, 3, 3)
-    """
-
-    groups: int = 0
-    channels_last: bool = False
-
-    def to_canonical(self, array: Array) -> Array:
-        """Return a native array as a canonical one; a view wherever strides can express it."""
-        return self._swapped(np.moveaxis(array, -1, 1) if self.channels_last else array)
-
-    def to_native(self, array: Array) -> Array:
-        """Return a canonical array as a native one, the inverse."""
-        array = self._swapped(array)
-        return np.moveaxis(array, 1, -1) if self.channels_last else array
-
-    def _swapped(self, array: Array) -> Array:
-        """Swap the channels of each group, which undoes itself."""
-        if self.groups < 2:
-            return array.swapaxes(0, 1) if self.groups else array
-        inputs, outputs, *kernel = array.shape
-        split = array.reshape(self.groups, inputs // self.groups, outputs, *kernel)
-        return split.swapaxes(1, 2).reshape(self.groups * outputs, inputs // self.groups, *kernel)
 
 
 @dataclass(frozen=True)
@@ -78,7 +45,12 @@ def describe(source: object) -> Description:
 
 
 def symbol_layouts(symbol: Any) -> dict[str, Layout]:
-    """Return the layouts of the convolution weights of a symbol that are not canonical, by name."""
+    """Return the layouts of the convolution weights of a symbol that are not canonical, by name.
+
+    >>> convolution = mx.sym.Convolution(mx.sym.var("x"), num_filter=8, kernel=(3, 3), layout="NHWC", name="conv")
+    >>> symbol_layouts(convolution)
+    {'conv_weight': Layout(groups=0, channels_last=True, flat=False)}
+    """
     nodes = json.loads(symbol.tojson())["nodes"]
     found = {}
     for node in nodes:

@@ -9,12 +9,11 @@ from mopruning.backends.mxnet.framework import NDArray, mx
 from mopruning.backends.mxnet.layouts import Array
 from mopruning.backends.mxnet.states import arrays_in
 from mopruning.backends.mxnet.weights import Eraser, Weights, spread
-from mopruning.names import check_choice
 from mopruning.recipe import Recipe
-from mopruning.sparsifier import Sparsifier
+from mopruning.sparsifier import ErasingSparsifier
 
 
-class MxnetSparsifier(Sparsifier):
+class MxnetSparsifier(ErasingSparsifier):
     """Carries out in MXNet what a `Pruner` decides.
 
     Args:
@@ -29,23 +28,12 @@ class MxnetSparsifier(Sparsifier):
         RecipeError: If `mask_device` is neither, or the recipe does not fit the parameters.
     """
 
+    weights: Weights
+    _erasers: dict[str, Eraser]
+
     def __init__(self, weights: Weights, recipe: Recipe, mask_device: Literal["default", "cpu"] = "default") -> None:
-        check_choice(mask_device, ("default", "cpu"), "prune_device")
-        self.weights = weights
-        self._erasers: dict[str, Eraser] = {}
-        super().__init__(weights, recipe)
+        super().__init__(weights, recipe, mask_device)
         self._penalised = {row.name for row in self.pruner.plan.pruned} if recipe.l1 else set()
-        self.load_masks()
-
-    @property
-    def pruning(self) -> bool:
-        """Whether masks are in force."""
-        return bool(self._erasers)
-
-    def load_masks(self) -> None:
-        """Bring the pruner's current masks into force in place and zero the weights they leave out."""
-        self._erasers = {name: self.weights.eraser(name, mask) for name, mask in self.pruner.masks.items()}
-        self.erase_weights()
 
     def erase_weights(self) -> None:
         """Zero every pruned weight in place, in all its copies."""

@@ -68,7 +68,8 @@ class Weights(Mapping[str, Array]):
 
     def canonical(self, name: str, array: NDArray) -> Array:
         """Return an array that is laid out like a parameter, dense or by rows, as a canonical NumPy array."""
-        return self.entries[name].layout.to_canonical(spread(array).asnumpy())
+        canonical: Array = self.entries[name].layout.to_canonical(spread(array).asnumpy())
+        return canonical
 
     def arrays(self, name: str) -> list[NDArray]:
         """Return every array that holds a parameter's values."""
@@ -78,10 +79,7 @@ class Weights(Mapping[str, Array]):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shapes by name."""
-        return {
-            name: entry.layout.to_canonical(np.broadcast_to(np.False_, self._shapes[name])).shape
-            for name, entry in self.entries.items()
-        }
+        return {name: entry.layout.shape(self._shapes[name]) for name, entry in self.entries.items()}
 
     @property
     def description(self) -> Description:

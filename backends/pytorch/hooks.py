@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mopruning.backends.pytorch.sparsifier import TorchSparsifier
+from mopruning.sparsifier import LEAST_EPS, NO_SECTION
 
 STATE_KEY = "mopruning"
 
@@ -21,8 +22,6 @@ ZERO_PRESERVING = frozenset({"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adagrad"
 
 # These have a fused kernel on the CPU, one pass over memory instead of four to ten.
 _FUSED_ON_CPU = frozenset({"SGD", "Adam", "AdamW", "Adagrad"})
-
-_LEAST_EPS = 1e-30  # one that vanishes makes zero over zero: NaN
 
 
 def attach(optimizer: Optimizer, sparsifier: TorchSparsifier) -> None:
@@ -92,11 +91,7 @@ def attach(optimizer: Optimizer, sparsifier: TorchSparsifier) -> None:
     def load_ends(_: Optimizer) -> None:
         section = loading.pop()
         if section is None:
-            warnings.warn(
-                "this optimizer state has no sparsity section: masks and ramp stay as they are "
-                "(restore_sparsity=True starts from the zeros in the weights)",
-                stacklevel=3,
-            )
+            warnings.warn(NO_SECTION, stacklevel=3)
         else:
             sparsifier.load_state_dict(section)
         sparsifier.erase_state(optimizer.state)
@@ -140,7 +135,7 @@ def _preserves_zeros(optimizer: Optimizer, family: str) -> bool:
         return False
     divisors = [group for group in optimizer.param_groups if "eps" in group]
     return all(
-        group["eps"] >= _LEAST_EPS and not any(p.dtype == torch.float16 for p in group["params"]) for group in divisors
+        group["eps"] >= LEAST_EPS and not any(p.dtype == torch.float16 for p in group["params"]) for group in divisors
     )
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mopruning.backends.pytorch.weights import Eraser, Layout, Named, Weights
-from mopruning.names import check_choice
+from mopruning.backends.pytorch.weights import Eraser, Named, Weights
+from mopruning.layouts import Layout
 from mopruning.recipe import Recipe
-from mopruning.sparsifier import Sparsifier, map_arrays
+from mopruning.sparsifier import ErasingSparsifier, map_arrays
 
 
-class TorchSparsifier(Sparsifier):
+class TorchSparsifier(ErasingSparsifier):
     """Carries out in PyTorch what a `Pruner` decides.
 
     Args:
@@ -31,31 +31,17 @@ class TorchSparsifier(Sparsifier):
         RecipeError: If `mask_device` is neither, or the recipe does not fit the parameters.
     """
 
+    weights: Weights
+    _erasers: dict[str, Eraser]
+
     def __init__(self, weights: Weights, recipe: Recipe, mask_device: Literal["default", "cpu"] = "default") -> None:
-        check_choice(mask_device, ("default", "cpu"), "prune_device")
-        self.weights = weights
         self._on_host = mask_device == "cpu"
-        self._erasers: dict[str, Eraser] = {}
-        super().__init__(weights, recipe, _OnHost(weights) if self._on_host else None)
-        self.load_masks()
+        super().__init__(weights, recipe, mask_device, _OnHost(weights) if self._on_host else None)
 
     def extend(self, source: Named, layouts: Mapping[int, Layout] | None = None) -> None:
         """Take further parameters in, in place; their masks start at the next update."""
         self.weights.extend(source, layouts=layouts)
         self.replan()
-
-    @property
-    def pruning(self) -> bool:
-        """Whether masks are in force."""
-        return bool(self._erasers)
-
-    def load_masks(self) -> None:
-        """Bring the pruner's current masks into force in place and zero the weights they leave out."""
-        self._erasers = {}
-        for name, mask in self.pruner.masks.items():
-            keep = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
-            self._erasers[name] = self.weights.eraser(name, keep)
-        self.erase_weights()
 
     def observe(self, scale: Tensor | float = 1.0) -> None:
         """Show the pruner weights and gradients, where its score is made of both.

@@ -4,47 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from types import GeneratorType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mopruning.errors import RecipeError
+from mopruning.layouts import Layout
 
 Named: TypeAlias = "nn.Module | Iterable[tuple[str, Tensor]]"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a parameter lies in its module, against the canonical [out, in, *kernel].
-
-    Args:
-        groups: For a transposed convolution, [in, out / groups, *kernel] with the inputs of each group together, its
-            groups; 0 for all that is canonical as it is.
-
-    >>> Layout(groups=2).to_canonical(torch.empty(6, 5, 3, 3)).shape
-    torch.Size([10, 3, 3, 3])
-    """
-
-    groups: int = 0
-
-    def to_canonical(self, tensor: Tensor) -> Tensor:
-        """Return a native tensor as a canonical one; a view wherever strides can express it."""
-        return self._swapped(tensor)
-
-    def to_native(self, tensor: Tensor) -> Tensor:
-        """Return a canonical tensor as a native one, the inverse."""
-        return self._swapped(tensor)
-
-    def _swapped(self, tensor: Tensor) -> Tensor:
-        """Swap the channels of each group, which undoes itself."""
-        if self.groups < 2:
-            return tensor.transpose(0, 1) if self.groups else tensor
-        inputs, outputs, *kernel = tensor.shape
-        split = tensor.reshape(self.groups, inputs // self.groups, outputs, *kernel)
-        return split.transpose(1, 2).reshape(self.groups * outputs, inputs // self.groups, *kernel)
 
 
 def layout_of(module: nn.Module | None, attribute: str) -> Layout:
@@ -53,6 +23,9 @@ def layout_of(module: nn.Module | None, attribute: str) -> Layout:
     Convolutions, linear layers, the stacked gates of LSTM and GRU, and the joined projections of
     MultiheadAttention are canonical as they are; an Embedding is read as [rows, features]. Transposed
     convolutions have their channels swapped.
+
+    >>> layout_of(nn.ConvTranspose2d(4, 6, 3, groups=2), "weight").groups
+    2
     """
     if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)) and attribute == "weight":
         return Layout(module.groups)
@@ -137,7 +110,8 @@ class Weights(Mapping[str, Tensor]):
             self._layouts[name] = layout
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._layouts[name].to_canonical(self.parameters[name].detach())
+        canonical: Tensor = self._layouts[name].to_canonical(self.parameters[name].detach())
+        return canonical
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parameters)
@@ -163,9 +137,10 @@ class Weights(Mapping[str, Tensor]):
             if parameter.grad is not None
         }
 
-    def eraser(self, name: str, mask: Tensor) -> Eraser:
+    def eraser(self, name: str, mask: Tensor | np.ndarray[Any, Any]) -> Eraser:
         """Return what zeroes a parameter, or any tensor laid out like it, where the canonical `mask` is False."""
-        return Eraser(self.parameters[name], self._layouts[name].to_native(mask))
+        keep = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
+        return Eraser(self.parameters[name], self._layouts[name].to_native(keep))
 
 
 class Eraser:

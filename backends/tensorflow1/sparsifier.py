@@ -13,7 +13,6 @@ from mopruning.backends.tensorflow1.state import State, observable
 from mopruning.backends.tensorflow1.symbolic import SymbolicArray
 from mopruning.backends.tensorflow1.weights import Array, Weights, parts_of, session_or_default
 from mopruning.errors import StateError
-from mopruning.names import check_choice
 from mopruning.pruner import Pruner
 from mopruning.recipe import Recipe
 from mopruning.scores import SCORES
@@ -45,6 +44,8 @@ class GraphSparsifier(Sparsifier):
         RecipeError: If `mask_device` is neither, or the recipe does not fit the variables.
     """
 
+    weights: Weights
+
     def __init__(
         self,
         weights: Weights,
@@ -52,10 +53,8 @@ class GraphSparsifier(Sparsifier):
         mask_device: Literal["default", "cpu"] = "default",
         with_gradient: Collection[str] = (),
     ) -> None:
-        check_choice(mask_device, ("default", "cpu"), "prune_device")
-        self.weights = weights
         self._unread = _Unread(weights.shapes)
-        super().__init__(weights, recipe, self._unread)
+        super().__init__(weights, recipe, mask_device, self._unread)
         plan = self.pruner.plan
         self.state = State(plan, weights, observable(plan, with_gradient))
         self._score = SCORES[recipe.score]

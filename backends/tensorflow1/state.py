@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from mopruning.backends.tensorflow1.weights import Array, Weights, parts_of
 from mopruning.errors import StateError
 from mopruning.packing import pack
 from mopruning.plan import Plan
-from mopruning.pruner import STATE_VERSION, Pruner
+from mopruning.pruner import Pruner, plan_text, read_plan_text
 from mopruning.scores import SCORES
 
 SCOPE = "mopruning"
@@ -42,7 +41,7 @@ class State:
         self._plan = plan
         self._layouts = weights.layouts
         self._rows = {row.name: row for row in plan.pruned}
-        self.text = json.dumps({"version": STATE_VERSION, "plan": plan.to_dict()})
+        self.text = plan_text(plan.to_dict())
         with tf.init_scope(), tf.name_scope(None), tf.name_scope(SCOPE):
             with tf.device("/cpu:0"):  # the masks that they decide on are computed on the host
                 self.plan_text = _variable("", "plan")
@@ -141,7 +140,6 @@ def _wide(dtype: Any) -> Any:
 
 def _read_text(text: str | bytes) -> dict[str, Any]:
     try:
-        read = json.loads(text)
-        return {"version": read["version"], "plan": read["plan"]}
+        return read_plan_text(text)
     except (ValueError, KeyError, TypeError):
         raise StateError(f"variable {SCOPE}/plan holds no plan but {text[:40]!r}: is the checkpoint whole?") from None

@@ -2,62 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from mopruning.errors import RecipeError
+from mopruning.layouts import KernelLayout
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a variable lies, against the canonical [out, in, *kernel].
-
-    Args:
-        axes: Which axis of the variable each canonical axis is.
-        multiplier: For a depthwise kernel [*kernel, in, multiplier], whose canonical form is
-            [in * multiplier, 1, *kernel], the multiplier; 0 for all else.
-
-    >>> Layout((3, 2, 0, 1)).to_canonical(np.empty((3, 5, 16, 32))).shape
-    (32, 16, 3, 5)
-    >>> Layout((2, 3, 0, 1), multiplier=2).to_canonical(np.empty((3, 5, 16, 2))).shape
-    (32, 1, 3, 5)
-    """
-
-    axes: tuple[int, ...]
-    multiplier: int = 0
-
-    def to_canonical(self, array: Array) -> Array:
-        """Return the values of a variable in canonical form; a view wherever strides can express it."""
-        turned = array.transpose(self.axes)
-        return turned.reshape(-1, 1, *turned.shape[2:]) if self.multiplier else turned
-
-    def to_native(self, array: Array) -> Array:
-        """Return canonical values as the variable has them, the inverse, contiguous."""
-        if self.multiplier:
-            array = array.reshape(-1, self.multiplier, *array.shape[2:])
-        return np.ascontiguousarray(array.transpose(np.argsort(self.axes)))
-
-    def shape(self, native: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the canonical shape of a variable."""
-        turned = tuple(native[axis] for axis in self.axes)
-        return (math.prod(turned[:2]), 1, *turned[2:]) if self.multiplier else turned
-
-
-def plain_layout(axes: int) -> Layout:
+def plain_layout(axes: int) -> KernelLayout:
     """Return the layout of a variable of so many axes that lies as it is canonical."""
-    return Layout(tuple(range(axes)))
+    return KernelLayout(tuple(range(axes)))
 
 
-def kernel_layout(axes: int) -> Layout:
-    """Return the layout that TensorFlow gives kernels of so many axes: [*kernel, in, out], and [in, out]."""
-    return Layout((axes - 1, axes - 2, *range(axes - 2))) if axes > 1 else plain_layout(axes)
+def kernel_layout(axes: int) -> KernelLayout:
+    """Return the layout that TensorFlow gives kernels of so many axes: [*kernel, in, out], and [in, out].
+
+    >>> kernel_layout(4).shape((3, 5, 16, 32))
+    (32, 16, 3, 5)
+    """
+    return KernelLayout((axes - 1, axes - 2, *range(axes - 2))) if axes > 1 else plain_layout(axes)
 
 
 # What only hands a variable's value on, so that its consumers tell as much.
@@ -77,7 +45,7 @@ _LOOKUPS = frozenset({"Gather", "GatherV2", "ResourceGather", "SparseSegmentSum"
 _LOOKUPS |= {"SparseSegmentSqrtN"}
 
 
-def layout_told_by(operation: tf.Operation, place: int, axes: int) -> Layout | None:
+def layout_told_by(operation: tf.Operation, place: int, axes: int) -> KernelLayout | None:
     """Return the layout of a variable of so many axes that an operation has as its input `place`; None: it tells none.
 
     In a gradient the same operations stand for other layers; the operation that was built first is the layer.
@@ -91,20 +59,20 @@ def layout_told_by(operation: tf.Operation, place: int, axes: int) -> Layout | N
     if kind in _CONVOLUTIONS and place == 1 and axes > 2:
         return kernel_layout(axes)
     if kind in _TRANSPOSED and place == 1 and axes > 2:
-        return Layout((axes - 2, axes - 1, *range(axes - 2)))
+        return KernelLayout((axes - 2, axes - 1, *range(axes - 2)))
     if kind == "DepthwiseConv2dNative" and place == 1 and axes == 4:
-        return Layout((2, 3, 0, 1), int(operation.inputs[1].shape[3]))
+        return KernelLayout((2, 3, 0, 1), int(operation.inputs[1].shape[3]))
     return plain_layout(axes) if kind in _LOOKUPS and place == 0 else None
 
 
-def layouts_of(graph: tf.Graph, variables: Mapping[str, Any]) -> dict[str, Layout]:
+def layouts_of(graph: tf.Graph, variables: Mapping[str, Any]) -> dict[str, KernelLayout]:
     """Return how variables lie, by name, as the operations of a graph tell that consume them.
 
     What no operation tells is taken as TensorFlow lays out kernels: outputs last, inputs before them.
     """
     shapes = {name: tuple(variable.shape.as_list()) for name, variable in variables.items()}
     held = {part.op.outputs[0].name: name for name, variable in variables.items() for part in parts_of(variable)}
-    found: dict[str, Layout] = {}
+    found: dict[str, KernelLayout] = {}
     for operation in graph.get_operations():
         for place, tensor in enumerate(operation.inputs):
             name = held.get(tensor.name)
@@ -164,7 +132,8 @@ class Weights(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         value = session_or_default(None).run(parts_of(self.variables[name])[0])
-        return self.layouts[name].to_canonical(value)
+        canonical: Array = self.layouts[name].to_canonical(value)
+        return canonical
 
     def __contains__(self, name: object) -> bool:  # a Mapping would look it up, in a session
         return name in self.variables

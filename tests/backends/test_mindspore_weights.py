@@ -15,7 +15,6 @@ from mindspore.nn.utils import no_init_parameters  # noqa: E402
 
 from mopruning.backends import mindspore  # noqa: E402
 from mopruning.backends.mindspore.weights import (  # noqa: E402
-    Layout,
     Weights,
     cell_of,
     erase,
@@ -25,6 +24,7 @@ from mopruning.backends.mindspore.weights import (  # noqa: E402
     slots_of,
 )
 from mopruning.errors import RecipeError  # noqa: E402
+from mopruning.layouts import Layout  # noqa: E402
 from tests.backends.mindspore_networks import ConvNet, mlp  # noqa: E402
 
 MODULES = ("callback", "device", "hooks", "optimizers", "prune", "sparsifier", "state", "weights")

@@ -15,10 +15,11 @@ pytest.importorskip("mopruning.backends.mxnet", exc_type=ImportError)
 
 from mopruning.backends import mxnet
 from mopruning.backends.mxnet.framework import gluon, mx, removed_aliases
-from mopruning.backends.mxnet.layouts import Layout, describe, symbol_layouts
+from mopruning.backends.mxnet.layouts import describe, symbol_layouts
 from mopruning.backends.mxnet.states import arrays_in, moved
 from mopruning.backends.mxnet.weights import Eraser, Weights
 from mopruning.errors import RecipeError, StateError
+from mopruning.layouts import Layout
 
 nn = gluon.nn
 MODULES = (

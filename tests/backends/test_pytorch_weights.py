@@ -13,8 +13,9 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from mopruning.backends import pytorch  # noqa: E402
-from mopruning.backends.pytorch.weights import Eraser, Layout, Weights, layout_of, module_of  # noqa: E402
+from mopruning.backends.pytorch.weights import Eraser, Weights, layout_of, module_of  # noqa: E402
 from mopruning.errors import RecipeError  # noqa: E402
+from mopruning.layouts import Layout  # noqa: E402
 
 MODULES = ("weights", "sparsifier", "hooks", "optimizers", "prune")
 

@@ -8,8 +8,9 @@ import pytest
 tf = pytest.importorskip("tensorflow.compat.v1")
 
 from mopruning.backends.tensorflow1 import Prune  # noqa: E402
-from mopruning.backends.tensorflow1.weights import Layout, Weights, kernel_layout  # noqa: E402
+from mopruning.backends.tensorflow1.weights import Weights, kernel_layout  # noqa: E402
 from mopruning.errors import RecipeError, UnknownNameError  # noqa: E402
+from mopruning.layouts import KernelLayout  # noqa: E402
 
 
 def images(*shape):
@@ -125,7 +126,7 @@ def test_depthwise_kernels(multiplier):
 
 def test_layouts_are_inverses():
     value = np.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5)
-    for layout in (kernel_layout(4), Layout((2, 3, 0, 1)), Layout((2, 3, 0, 1), multiplier=5)):
+    for layout in (kernel_layout(4), KernelLayout((2, 3, 0, 1)), KernelLayout((2, 3, 0, 1), multiplier=5)):
         back = layout.to_native(layout.to_canonical(value))
         np.testing.assert_array_equal(back, value)
         assert back.flags.c_contiguous
