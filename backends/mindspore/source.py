@@ -13,8 +13,8 @@ import onnx_ir
 from mopruning.backends.mindspore import printing
 from mopruning.backends.mindspore.sources import import_kept
 from mopruning.backends.mindspore.writer import lowered, to_tensor
-from mopruning.ir.atomic import atomic
 from mopruning.ir.mindspore_ckpt import write_weights
+from mopruning.ir.source_folder import SOURCE, write_source_folder
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -54,15 +54,12 @@ def to_folder(model: onnx_ir.Model, folder: str | os.PathLike[str]) -> None:
     '''
     low = lowered(model)
     text = printing.source(printing.class_name(model), low)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    write_weights(target / "weights.ckpt", {**low.contents, **low.constants})
-    with atomic(target / "model.py") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    contents = {**low.contents, **low.constants}
+    write_source_folder(folder, text, "weights.ckpt", lambda path: write_weights(path, contents))
 
 
 def run_folder(folder: Path, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
     """Run what `to_folder` wrote on some inputs, in inference."""
-    network = import_kept(folder / "model.py").load()
+    network = import_kept(folder / SOURCE).load()
     outputs = network(*(to_tensor(array) for array in inputs))
     return [one.asnumpy() for one in (outputs if isinstance(outputs, tuple) else (outputs,))]

@@ -6,15 +6,13 @@ of the class, by the name that `sys.modules` has for it (MindSpore 2.10). So bot
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
-import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from mopruning.errors import FormatError
+from mopruning.source_files import import_source
 
 _numbers = itertools.count(1)
 
@@ -27,20 +25,7 @@ def import_kept(path: Path) -> ModuleType:
     Raises:
         FormatError: If it is no Python file.
     """
-    name = f"mopruning_mindspore_{next(_numbers)}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise FormatError(f"{path}: is no Python file")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.dont_write_bytecode = written
-    return module
+    return import_source(path, kept_as=f"mopruning_mindspore_{next(_numbers)}")
 
 
 def import_text(text: str) -> ModuleType:

@@ -17,7 +17,7 @@ from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import Lowering
 from mopruning.backends.pytorch.tying import join, untied
 from mopruning.backends.pytorch.writer import class_name, lowered
-from mopruning.ir.atomic import atomic
+from mopruning.ir.source_folder import SOURCE, write_source_folder
 from mopruning.ir.ties import ties_of
 from mopruning.source_files import import_source
 
@@ -93,18 +93,15 @@ def to_folder(model: onnx_ir.Model, folder: str | os.PathLike[str]) -> None:
     joined, _ = join(low, ties_of(model))
     name = class_name(model)
     name = f"{name}Network" if hasattr(functions, name) else name  # apart from what the file needs besides
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
-    with atomic(target / "weights.safetensors") as temporary:
-        weights = {**low.root.state_dict(), **printing.large_constants(low)}
-        save_file(weights | {further: weights[further].clone() for further in joined}, temporary)  # no shared memory
-    with atomic(target / "model.py") as temporary:
-        temporary.write_text(_source(name, low, joined), encoding="utf-8")
+    weights = {**low.root.state_dict(), **printing.large_constants(low)}
+    weights |= {further: weights[further].clone() for further in joined}  # no shared memory
+    text = _source(name, low, joined)
+    write_source_folder(folder, text, "weights.safetensors", lambda path: save_file(weights, path))
 
 
 def run_folder(folder: Path, inputs: Sequence[NumPyArray]) -> list[NumPyArray]:
     """Run what `to_folder` wrote on some inputs, in inference."""
-    module = import_source(folder / "model.py")
+    module = import_source(folder / SOURCE)
     with torch.no_grad():
         outputs = module.load().eval()(*(torch.from_numpy(array) for array in inputs))
     return [one.numpy() for one in (outputs if isinstance(outputs, (tuple, list)) else (outputs,))]
