@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
-from mopruning.files import check_replacements
+from mopruning.files import TensorFile
 from mopruning.ir.atomic import atomic
 from mopruning.ir.lazy import LazyArray, lazy, plain, read_all
 
@@ -41,8 +41,11 @@ _VARINT, _LENGTH, _FIXED64, _FIXED32 = 0, 2, 1, 5
 
 
 @dataclass
-class Checkpoint:
-    """An opened .ckpt file, as `mopruning.files.WeightFile`.
+class Checkpoint(TensorFile):
+    """An opened .ckpt file.
+
+    A checkpoint does not say which Cell a weight belongs to, so each is taken as canonical; the weight of a transposed
+    convolution is really [in, out, *kernel].
 
     Args:
         path: Where it was read from.
@@ -57,27 +60,9 @@ class Checkpoint:
     checked: bool = False
 
     @property
-    def aliases(self) -> dict[str, str]:
-        """Return the tied tensors: none, as MindSpore saves a parameter under one name."""
-        return {}
-
-    @property
-    def ordered(self) -> bool:
-        """Whether tensors stand in the order of their network: they do."""
-        return True
-
-    def weights(self) -> dict[str, NumPyArray]:
-        """Return every tensor by name.
-
-        A checkpoint does not say which Cell a weight belongs to, so each is taken as canonical; the weight of a
-        transposed convolution is really [in, out, *kernel].
-        """
-        return dict(self.tensors)
-
-    def replace(self, weights: Mapping[str, NumPyArray]) -> None:
-        """Take over new values in place, in memory only: the file stays as it is."""
-        check_replacements(self.tensors, weights)
-        self.tensors = {name: np.asarray(weights.get(name, old)) for name, old in self.tensors.items()}
+    def beside(self) -> tuple[str, ...]:
+        """Names of the texts beside the tensors."""
+        return tuple(sorted(self.texts))
 
     def arrays(self) -> dict[str, NumPyArray]:
         """Return every tensor, for a file of another format.
@@ -87,7 +72,7 @@ class Checkpoint:
         """
         if self.texts:
             raise FormatError(f"{self.path}: only .ckpt can hold what it has besides ({', '.join(self.texts)})")
-        return dict(self.tensors)
+        return self.weights()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .ckpt file with the same texts, and a CRC32 if it had one, whole or not at all."""

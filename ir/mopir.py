@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
-from mopruning.files import check_replacements
+from mopruning.files import TensorFile
 from mopruning.ir import container, json_text
 from mopruning.ir.lazy import LazyArray, lazy, read_all
 
@@ -163,7 +163,7 @@ def write_weights(path: PathLike, weights: Mapping[str, NumPyArray | LazyArray])
 
 
 @dataclass
-class MopirFile:
+class MopirFile(TensorFile):
     """The content of a .mopir file, with everything needed to write it back with other weights.
 
     Args:
@@ -177,27 +177,18 @@ class MopirFile:
     texts: dict[str, str]
 
     @property
-    def aliases(self) -> dict[str, str]:
-        """Return the tied tensors: none, as every tensor is stored by itself."""
-        return {}
+    def notes(self) -> Mapping[str, str]:
+        """The graph, the recipe and the provenance, as far as the file has them."""
+        return self.texts
 
     @property
-    def ordered(self) -> bool:
-        """Whether tensors stand in the order of their network: yes."""
-        return True
+    def beside(self) -> tuple[str, ...]:
+        """Names of what stands beside the tensors."""
+        return tuple(sorted(self.texts))
 
     def weights(self) -> dict[str, NumPyArray]:
         """Return every tensor by name, decoded; arrays may be read-only."""
         return read_all(self.tensors)
-
-    def replace(self, weights: Mapping[str, NumPyArray]) -> None:
-        """Take over new values in place, in memory only: the file stays as it is.
-
-        Args:
-            weights: Arrays by name, of the shape and dtype of those they replace.
-        """
-        check_replacements(self.tensors, weights)
-        self.tensors |= {name: lazy(array) for name, array in weights.items()}
 
     def arrays(self) -> dict[str, NumPyArray]:
         """Return every tensor, for a file of another format.
@@ -206,13 +197,17 @@ class MopirFile:
             FormatError: If another format would lose the graph, the recipe or the provenance.
         """
         if self.texts:
-            what = " and ".join(sorted(self.texts))
+            what = " and ".join(self.beside)
             raise FormatError(f"{self.path}: only .mopir can hold its {what}; write that format")
         return self.weights()
 
     def save(self, path: PathLike) -> None:
         """Write a file of the same format, whole or not at all."""
         container.write(path, self.tensors, self.texts)
+
+    @staticmethod
+    def _held(array: NumPyArray) -> LazyArray:
+        return lazy(array)
 
 
 def open_weights(path: PathLike) -> MopirFile:

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
-from mopruning.files import check_replacements
+from mopruning.files import TensorFile
 from mopruning.ir.atomic import atomic
 from mopruning.ir.lazy import LazyArray, MappedFile, lazy, plain, read_all
 
@@ -97,8 +97,8 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NumPyArray | LazyAr
 
 
 @dataclass
-class ParamsFile:
-    """An opened .params file, as `mopruning.files.WeightFile`.
+class ParamsFile(TensorFile):
+    """An opened .params file; its arrays stand in the order of their network, but for the running statistics.
 
     Args:
         path: Where it was read from.
@@ -109,29 +109,6 @@ class ParamsFile:
     path: Path
     tensors: dict[str, NumPyArray]
     prefixes: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def aliases(self) -> dict[str, str]:
-        """Return the tied tensors: none, as the format stores every array by itself."""
-        return {}
-
-    @property
-    def ordered(self) -> bool:
-        """Whether tensors stand in the order of their network: they do, but for the running statistics."""
-        return True
-
-    def weights(self) -> dict[str, NumPyArray]:
-        """Return every array by name; arrays may be read-only."""
-        return dict(self.tensors)
-
-    def replace(self, weights: Mapping[str, NumPyArray]) -> None:
-        """Take over new values in place, in memory only: the file stays as it is."""
-        check_replacements(self.tensors, weights)
-        self.tensors = {name: np.asarray(weights.get(name, old)) for name, old in self.tensors.items()}
-
-    def arrays(self) -> dict[str, NumPyArray]:
-        """Return every array, for a file of another format."""
-        return dict(self.tensors)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a .params file with the same prefixes, whole or not at all."""

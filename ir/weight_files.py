@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from mopruning.errors import FormatError
-from mopruning.files import check_replacements
+from mopruning.files import TensorFile
 from mopruning.ir import container, npz, safetensors
 from mopruning.ir.atomic import atomic
 from mopruning.ir.lazy import LazyArray
@@ -23,7 +23,7 @@ _STREAMED = (*SUFFIXES, ".mopir")
 
 
 @dataclass
-class ArrayFile:
+class ArrayFile(TensorFile):
     """The content of a weight file: everything needed to write it back as it was.
 
     Args:
@@ -39,27 +39,9 @@ class ArrayFile:
     compressed: bool = False
 
     @property
-    def aliases(self) -> dict[str, str]:
-        """Return the tied tensors: none, as these formats store every tensor by itself."""
-        return {}
-
-    @property
     def ordered(self) -> bool:
         """Whether tensors stand in the order of their network; .safetensors sorts them."""
         return _suffix(self.path) == ".npz"
-
-    def weights(self) -> dict[str, NumPyArray]:
-        """Return every tensor by name; arrays may be read-only."""
-        return dict(self.tensors)
-
-    def replace(self, weights: Mapping[str, NumPyArray]) -> None:
-        """Take over new values in place, in memory only: the file stays as it is.
-
-        Args:
-            weights: Arrays by name, of the shape and dtype of those they replace.
-        """
-        check_replacements(self.tensors, weights)
-        self.tensors = {name: np.asarray(weights.get(name, old)) for name, old in self.tensors.items()}
 
     def arrays(self) -> dict[str, NumPyArray]:
         """Return every tensor, for a file of another format.
@@ -72,7 +54,7 @@ class ArrayFile:
             raise FormatError(
                 f"{self.path}: only .safetensors can hold its metadata ({', '.join(extra)}); write that format"
             )
-        return dict(self.tensors)
+        return self.weights()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a file of the same format, whole or not at all."""

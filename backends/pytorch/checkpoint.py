@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mopruning.errors import FormatError
-from mopruning.files import check_replacements
+from mopruning.files import TensorFile, check_replacements
 from mopruning.ir.atomic import atomic
 
 STATE_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params")
@@ -31,8 +31,12 @@ _EXTENDED = {torch.bfloat16: "bfloat16", torch.float8_e4m3fn: "float8_e4m3fn", t
 
 
 @dataclass
-class Checkpoint:
+class Checkpoint(TensorFile):
     """A whole checkpoint in memory: the state dict and everything saved beside it.
+
+    Its tensors are the dense ones, detached, a tied one under its first name. A state dict does not say which module a
+    weight belongs to, so each is taken as canonical; the weight of a transposed convolution is really [in, out,
+    *kernel].
 
     Args:
         path: Where it was read from.
@@ -46,7 +50,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         first: dict[tuple[object, ...], str] = {}
-        self._tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         self._aliases: dict[str, str] = {}
         for name, value in self.state_dict.items():
             if not (isinstance(name, str) and _is_plain(value)):
@@ -56,7 +60,7 @@ class Checkpoint:
                 self._aliases[name] = first[place]
                 continue
             first[place] = name
-            self._tensors[name] = value.detach()
+            self.tensors[name] = value.detach()
 
     @property
     def state_dict(self) -> Mapping[str, Any]:
@@ -71,28 +75,15 @@ class Checkpoint:
         """Return the tied tensors: further name -> first name of the same memory."""
         return dict(self._aliases)
 
-    @property
-    def ordered(self) -> bool:
-        """Whether tensors stand in the order of their network; a state dict's do."""
-        return True
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return every dense tensor by name, detached, a tied one under its first name.
-
-        A state dict does not say which module a weight belongs to, so each is taken as canonical; the weight of a
-        transposed convolution is really [in, out, *kernel].
-        """
-        return dict(self._tensors)
-
     def replace(self, weights: Mapping[str, Tensor]) -> None:
         """Write new values into the tensors in place, in memory only: ties hold, the file stays as it is.
 
         Raises:
             FormatError: If elements of a tensor share memory (an expanded view), so that they cannot differ.
         """
-        check_replacements(self._tensors, weights)
+        check_replacements(self.tensors, weights)
         for name, value in weights.items():
-            tensor = self._tensors[name]
+            tensor = self.tensors[name]
             try:
                 with torch.no_grad():
                     tensor.copy_(value)

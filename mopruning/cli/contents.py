@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopruning.cli.opening import check_readable_suffix, files_of, is_mopir, is_network, open_file
+from mopruning.cli.opening import check_readable_suffix, files_of, is_network, open_file
 from mopruning.files import parameters
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def contents(path: Path) -> Contents:
         ImportError: If the format's framework is not installed; the message says how to install it.
         OSError: If the file cannot be read.
     """
+    from mopruning.cli.notes import read_notes
+    from mopruning.ir.container import StoredArray
     from mopruning.ir.lazy import lazy
 
     check_readable_suffix(path)
@@ -60,36 +62,19 @@ def contents(path: Path) -> Contents:
         tensors = read_lazily(path)[0]
         return Contents((path,), *parameters(tensors), _bytes(tensors))
     opened = open_file(path)
-    if is_network(opened):
-        return _network(path, opened.model)
-    if is_mopir(opened):
-        from mopruning.cli.notes import read_notes
-        from mopruning.ir.container import StoredArray
-
-        stored = {name: one for name, one in opened.tensors.items() if isinstance(one, StoredArray)}
-        found = parameters(opened.tensors)
-        return Contents((path,), *found, _bytes(opened.tensors), stored, notes=read_notes(opened.texts))
-    arrays = opened.weights()
-    weights, others = parameters(arrays)
-    others |= {alias: f"tied to {name}" for alias, name in opened.aliases.items()}
-    dense = _bytes({name: lazy(array) for name, array in arrays.items()})
-    return Contents((path,), {name: lazy(array) for name, array in weights.items()}, others, dense)
-
-
-def _network(path: Path, model: onnx_ir.Model) -> Contents:
-    from mopruning.cli.network_file import NetworkFile
-    from mopruning.cli.notes import read_notes
-    from mopruning.ir.container import StoredArray
-    from mopruning.ir.mopir import PREFIX
-    from mopruning.ir.stored_tensor import lazy_array
-
-    file = NetworkFile(path, model)
-    values = {name: value.const_value for name, value in model.graph.initializers.items()}
-    raw = {name: lazy_array(tensor) for name, tensor in values.items() if tensor is not None}
-    stored = {name: one for name, one in raw.items() if isinstance(one, StoredArray)}
-    nodes = {name: (str(one.node.name), one.node.op_type) for name, one in file.parameters.items()}
-    notes = read_notes(model.metadata_props, PREFIX)
-    return Contents(files_of(path), *file.split(), _bytes(raw), stored, model, nodes, notes)
+    known, others = opened.split()
+    held = {name: lazy(one) for name, one in opened.held().items()}
+    computed = opened.parameters if is_network(opened) else {}
+    return Contents(
+        files_of(path),
+        {name: lazy(one) for name, one in known.items()},
+        others,
+        _bytes(held),
+        {name: one for name, one in held.items() if isinstance(one, StoredArray)},
+        opened.model,
+        {name: (str(one.node.name), one.node.op_type) for name, one in computed.items()},
+        read_notes(opened.notes),
+    )
 
 
 def _bytes(tensors: Mapping[str, LazyArray]) -> int:

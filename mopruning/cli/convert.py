@@ -43,9 +43,11 @@ def convert(
 
     IN and what was written run on the same random input; where their outputs differ by more than 1e-4 of the output's
     range, nothing is left behind and the exit code is 1. Files of weights without a network (.safetensors, .npz, .pth,
-    .pt, .mopir) are converted one into another, and compared bit for bit.
+    .pt, .mopir) are converted one into another, and compared bit for bit; recipe and provenance stay behind where OUT
+    has no place for them.
     """
     from mopruning.cli.convert_weights import convert_weights, holds_weights
+    from mopruning.cli.notes import no_place
     from mopruning.cli.staging import bytes_of
     from mopruning.model_files import check_readable, graph_format_of
 
@@ -55,18 +57,21 @@ def convert(
     options = {name: True for name, wanted in (("sparse", sparse), ("external", external)) if wanted}
     read: tuple[Path, ...] = (source,)
     written: tuple[Path, ...] = (target,)
+    dropped: tuple[str, ...] = ()
     if from_ is None and to is None and holds_weights(source, target):
         if options or input_shape:
             option = next(iter(options), "input-shape")
             raise FormatError(f"--{option} is for networks; {source} -> {target.name} converts weights alone")
         _check_free(source, written, force)
-        note = convert_weights(source, target, check=not no_check)
+        note, dropped = convert_weights(source, target, check=not no_check)
     else:
         reader, writer = graph_format_of(source, from_), graph_format_of(target, to)
         _check_free(source, writer.files(target), force)
         note = _convert_network(reader, source, writer, target, options, input_shape or [], no_check)
         read, written = reader.files(source), writer.files(target)
     print(note)
+    if dropped:
+        print(no_place(_shown(target), dropped))
     print(f"{source}: {bytes_of(read):,} bytes -> {_shown(target)}: {bytes_of(written):,} bytes")
 
 

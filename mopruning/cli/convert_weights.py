@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mopruning.cli.notes import NOTES
 from mopruning.errors import FormatError
 from mopruning.files import FORMATS, format_of
 from mopruning.model_files import GRAPH_FORMATS
@@ -32,13 +34,19 @@ def holds_weights(source: Path, target: Path) -> bool:
     return not alone.isdisjoint({source.suffix.lower(), target.suffix.lower()})
 
 
-def convert_weights(source: Path, target: Path, *, check: bool) -> str:
-    """Write weights in another format, whole or not at all, one tensor at a time; return what the check says.
+def convert_weights(source: Path, target: Path, *, check: bool) -> tuple[str, tuple[str, ...]]:
+    """Write weights in another format, whole or not at all, one tensor at a time.
+
+    Recipe and provenance stay behind where the target's format has no place for them; all else that it cannot hold is
+    an error.
 
     Args:
         source: A file of weights.
         target: Where to.
         check: Read the target again before it takes its place, and compare every tensor.
+
+    Returns:
+        What the check says, and the names of what stayed behind.
 
     Raises:
         FormatError: If a format cannot hold the tensors, or what was written is not what was read.
@@ -55,11 +63,20 @@ def convert_weights(source: Path, target: Path, *, check: bool) -> str:
     with staged(target) as path:
         if before is after is not weight_files:
             before.copy(source, path)
-            return "not checked: the file was copied with all that it holds" if check else "not checked"
-        weight_files.convert(source, path, reader=before.read_lazily, writer=after.write_lazily)
+            return "not checked: the file was copied with all that it holds" if check else "not checked", ()
+        dropped: list[str] = []
+
+        def read(file: str | os.PathLike[str]) -> tuple[Mapping[str, LazyArray], dict[str, str]]:
+            tensors, metadata = before.read_lazily(file)
+            if not format_of(target).notes and metadata.keys() <= {*NOTES, "format"}:
+                dropped.extend(key for key in NOTES if metadata.pop(key, None) is not None)
+            return tensors, metadata
+
+        weight_files.convert(source, path, reader=read, writer=after.write_lazily)
         if not check:
-            return "not checked"
-        return f"check: {_compare(before.read_lazily(source)[0], after.read_lazily(path)[0], source, path)}"
+            return "not checked", tuple(dropped)
+        found = _compare(before.read_lazily(source)[0], after.read_lazily(path)[0], source, path)
+        return f"check: {found}", tuple(dropped)
 
 
 def _streams(path: Path) -> ModuleType:

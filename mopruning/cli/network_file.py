@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx_ir
 
-from mopruning.cli.notes import write_notes
+from mopruning.cli.notes import NOTES, write_notes
 from mopruning.errors import FormatError
-from mopruning.files import check_replacements, parameters
-from mopruning.ir.lazy import LazyArray
+from mopruning.files import WeightFile, check_replacements, parameters, tied
+from mopruning.ir.lazy import LazyArray, read_all
 from mopruning.ir.mopir import PREFIX
 from mopruning.ir.operators import OPERATORS
 from mopruning.ir.parameters import Parameter, source
@@ -31,8 +32,8 @@ _STATISTICS = (3, 4)  # inputs of BatchNormalization: running mean and variance
 _UNCHANGED_CHANNELS = ("activation", "pooling", "training")  # kinds of operators that keep each channel to itself
 
 
-class NetworkFile:
-    """An opened network that answers as `mopruning.files.WeightFile` does, so that weights have one path for both.
+class NetworkFile(WeightFile):
+    """An opened network that is a file of weights as well, so that weights have one path for both.
 
     Its graph, and not names and dtypes, says what is trained and how it lies; new values go into a new model, which
     shares everything else with the one that was read, and that one is never changed.
@@ -44,18 +45,24 @@ class NetworkFile:
 
     def __init__(self, path: str | os.PathLike[str], model: onnx_ir.Model) -> None:
         self.path = Path(path)
-        self.model = model
+        self._model = model
         self._trained = trained_parameters(model)
+
+    @property
+    def model(self) -> onnx_ir.Model:
+        """The network."""
+        return self._model
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """Recipe and provenance, as far as the network carries them, as JSON by key."""
+        carried = self.model.metadata_props
+        return {key: carried[PREFIX + key] for key in NOTES if PREFIX + key in carried}
 
     @property
     def aliases(self) -> dict[str, str]:
         """Return the tied tensors: further name -> first name, under which the graph has it."""
         return ties_of(self.model)
-
-    @property
-    def ordered(self) -> bool:
-        """Whether tensors stand in the order of their network: yes, trained ones as nodes first use them."""
-        return True
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
@@ -68,10 +75,15 @@ class NetworkFile:
         found = self._trained.items()
         return tuple(name for name, one in found if one.role != "weight" and len(_tensor(one.value).shape) > 1)
 
+    def held(self) -> dict[str, LazyArray]:
+        """Return every tensor by name as it lies in the network, read when asked for."""
+        return initializers(self.path, self.model)
+
     def tensors(self) -> dict[str, LazyArray]:
-        """Return every tensor by name, trained ones first, read when asked for and canonical then."""
-        rest = {name: value for name, value in self.model.graph.initializers.items() if name not in self._trained}
-        return {name: self._lazy(name) for name in (*self._trained, *rest)}
+        """Return every tensor by name, trained ones as nodes first use them, read when asked for and canonical then."""
+        held = self.held()
+        rest = {name: one for name, one in held.items() if name not in self._trained}
+        return {name: _canonical(parameter, held[name]) for name, parameter in self._trained.items()} | rest
 
     def split(self) -> tuple[dict[str, LazyArray], dict[str, str]]:
         """Return the trained parameters by name, and of every other tensor, or further name of one, what it is."""
@@ -80,12 +92,11 @@ class NetworkFile:
         statistics = self._statistics()
         kinds = dict.fromkeys(others, "constant") | parameters(others)[1]
         kinds |= {name: "running statistic" for name in others if name in statistics}
-        kinds |= {further: f"tied to {first}" for further, first in self.aliases.items()}
-        return {name: tensors[name] for name in self._trained}, kinds
+        return {name: tensors[name] for name in self._trained}, kinds | tied(self.aliases)
 
     def weights(self) -> dict[str, NumPyArray]:
         """Return every tensor by name, trained ones first and canonical; arrays may be read-only."""
-        return {name: one.read() for name, one in self.tensors().items()}
+        return read_all(self.tensors())
 
     def replace(self, weights: Mapping[str, NumPyArray]) -> None:
         """Take over new values of trained parameters in place, in a new model: the one that was read stays as it is.
@@ -99,13 +110,14 @@ class NetworkFile:
             old = _tensor(model.graph.initializers[name])
             lying = as_stored(self._trained[name], array, tuple(old.shape.numpy()))
             model.graph.initializers[name].const_value = onnx_ir.Tensor(lying, old.dtype, name=name)
-        self.model = model
+        self._model = model
 
     def annotate(self, recipe: Recipe, came_from: str) -> None:
         """Note in place, in a new model, how it was pruned, and the name of the file that it was read from."""
         model = self.model.clone()
-        model.metadata_props.update(write_notes(model.metadata_props, recipe, came_from, PREFIX))
-        self.model = model
+        texts = write_notes(self.notes, recipe, came_from)
+        model.metadata_props.update({PREFIX + key: text for key, text in texts.items()})
+        self._model = model
 
     def scales(self) -> dict[str, str]:
         """Return the scale of the BatchNormalization that follows a weight's node, for each weight that has one.
@@ -126,35 +138,44 @@ class NetworkFile:
         A tied one stands under each of its names, as programs that load such a file expect.
         """
         kept = self._trained.keys() | self._statistics()
-        found = self.model.graph.initializers.items()
-        arrays = {name: self._read(name, lazy_array(_tensor(value))) for name, value in found if name in kept}
+        arrays = read_all({name: one for name, one in self.held().items() if name in kept})
         return arrays | {further: arrays[first] for further, first in self.aliases.items() if first in arrays}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network, in the format that the ending of the name says."""
         write_model(self.model, path)
 
-    def _lazy(self, name: str) -> LazyArray:
-        one = lazy_array(_tensor(self.model.graph.initializers[name]))
-        parameter = self._trained.get(name)
-        if parameter is None:
-            return LazyArray(one.dtype, one.shape, lambda: self._read(name, one), one.release)
-        known: Parameter = parameter
-        shape = known.canonical(np.broadcast_to(np.zeros((), np.bool_), one.shape)).shape
-        return LazyArray(one.dtype, shape, lambda: known.canonical(self._read(name, one)), one.release)
-
-    def _read(self, name: str, one: LazyArray) -> NumPyArray:
-        try:
-            return one.read()
-        except (FormatError, OSError):
-            raise
-        except Exception as error:  # a damaged tensor makes what decodes it raise almost anything
-            raise FormatError(f"{self.path}: tensor {name!r}: {' '.join(str(error).split())}") from error
-
     def _statistics(self) -> set[str]:
         norms = [node for node in self.model.graph if node.op_type == "BatchNormalization" and not node.domain]
         values = (source(node.inputs[index])[0] for node in norms for index in _STATISTICS)
         return {str(value.name) for value in values if value is not None}
+
+
+def initializers(path: Path, model: onnx_ir.Model) -> dict[str, LazyArray]:
+    """Return every initializer of a network by name as it lies there, read when asked for.
+
+    Args:
+        path: Where it was read from; reading a damaged one raises FormatError, which names this file.
+        model: The network.
+    """
+
+    def guarded(name: str, one: LazyArray) -> LazyArray:
+        def read() -> NumPyArray:
+            try:
+                return one.read()
+            except (FormatError, OSError):
+                raise
+            except Exception as error:  # a damaged tensor makes what decodes it raise almost anything
+                raise FormatError(f"{path}: tensor {name!r}: {' '.join(str(error).split())}") from error
+
+        return replace(one, read=read)
+
+    return {name: guarded(name, lazy_array(_tensor(value))) for name, value in model.graph.initializers.items()}
+
+
+def _canonical(parameter: Parameter, one: LazyArray) -> LazyArray:
+    shape = parameter.canonical(np.broadcast_to(np.zeros((), np.bool_), one.shape)).shape
+    return LazyArray(one.dtype, shape, lambda: parameter.canonical(one.read()), one.release)
 
 
 def as_stored(parameter: Parameter, canonical: NumPyArray, shape: tuple[int, ...]) -> NumPyArray:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mopruning.errors import FormatError
-from mopruning.files import FORMATS, WeightFile, open_weights, parameters
+from mopruning.files import FORMATS, WeightFile, open_weights
 from mopruning.model_files import GRAPH_FORMATS, graph_format_of, read_model
 
 if TYPE_CHECKING:
     from mopruning.cli.network_file import NetworkFile
-    from mopruning.ir.mopir import MopirFile
 
 READABLE = (*FORMATS, *(ending for ending, row in GRAPH_FORMATS.items() if row.reader and ending not in FORMATS))
 """Suffixes of the files that hold weights, alone or in a network."""
@@ -63,7 +62,7 @@ def open_file(path: Path) -> WeightFile:
     check_readable_suffix(path)
     if path.suffix.lower() in FORMATS:
         opened = open_weights(path)
-        if not (is_mopir(opened) and "graph" in opened.texts):
+        if "graph" not in opened.notes:
             return opened
     from mopruning.cli.network_file import NetworkFile
 
@@ -72,12 +71,7 @@ def open_file(path: Path) -> WeightFile:
 
 def is_network(opened: WeightFile) -> TypeGuard[NetworkFile]:
     """Whether an opened file holds a network."""
-    return hasattr(opened, "model")
-
-
-def is_mopir(opened: WeightFile) -> TypeGuard[MopirFile]:
-    """Whether an opened file is a .mopir file that was opened for its weights."""
-    return hasattr(opened, "texts")
+    return opened.model is not None
 
 
 def trained(opened: WeightFile) -> tuple[dict[str, Any], dict[str, str]]:
@@ -86,11 +80,6 @@ def trained(opened: WeightFile) -> tuple[dict[str, Any], dict[str, str]]:
     Returns:
         Canonical arrays by name, and for every other tensor what it is.
     """
-    if is_network(opened):
-        known, others = opened.split()
-        for name, one in opened.tensors().items():
-            if name not in known:
-                one.read()  # whatever is damaged should be told now, and not while the output is written
-        return {name: one.read() for name, one in known.items()}, others
-    weights, others = parameters(opened.weights())
-    return weights, others | {alias: f"tied to {name}" for alias, name in opened.aliases.items()}
+    weights = opened.weights()  # all of them: whatever is damaged should be told now, not while the output is written
+    known, others = opened.split()
+    return {name: weights[name] for name in known}, others

@@ -181,7 +181,7 @@ def _check_plan(plan: Plan, opened: WeightFile) -> None:
 def _write(opened: WeightFile, target: Path, recipe: Recipe) -> None:
     """Write what was opened, whole or not at all, with the recipe where the format has a place for it."""
     from mopruning.cli.notes import write_notes
-    from mopruning.cli.opening import is_mopir, is_network, weights_alone
+    from mopruning.cli.opening import is_network, weights_alone
     from mopruning.cli.staging import staged
     from mopruning.files import format_of, save_weights
 
@@ -193,25 +193,20 @@ def _write(opened: WeightFile, target: Path, recipe: Recipe) -> None:
             from mopruning.ir.container import write
             from mopruning.ir.lazy import lazy
 
-            carried = opened.texts if is_mopir(opened) else {}
-            tensors = opened.tensors if is_mopir(opened) else opened.arrays()
-            texts = {**carried, **write_notes(carried, recipe, opened.path.name)}
+            tensors = opened.held() if format_of(opened.path).name == "mopir" else opened.bare()
+            texts = {**opened.notes, **write_notes(opened.notes, recipe, opened.path.name)}
             write(path, {name: lazy(array) for name, array in tensors.items()}, texts)
-        elif is_network(opened) or is_mopir(opened):  # what else they hold is told, and left behind
-            row = format_of(path)
-            getattr(row.load(), row.writer)(path, opened.arrays() if is_network(opened) else opened.weights())
         else:
-            save_weights(opened, path)
+            save_weights(opened, path, bare=True)  # what is left behind is told
 
 
 def _left_behind(opened: WeightFile, target: Path) -> str:
     """Say what a file of weights alone has no place for."""
-    from mopruning.cli.opening import is_mopir, is_network, weights_alone
+    from mopruning.cli.notes import no_place
+    from mopruning.cli.opening import is_network, weights_alone
+    from mopruning.files import format_of
 
-    if not weights_alone(target):
-        return ""
     if is_network(opened):
-        return f"{target} holds parameters and running statistics, without the network"
-    return (
-        f"{target} has no place for {' and '.join(sorted(opened.texts))}" if is_mopir(opened) and opened.texts else ""
-    )
+        note = f"{target} holds parameters and running statistics, without the network"
+        return note if weights_alone(target) else ""
+    return no_place(target, opened.beside) if opened.beside and format_of(target) != format_of(opened.path) else ""

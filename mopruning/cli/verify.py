@@ -43,7 +43,7 @@ def verify(
 
         stored, texts = container.read(file)
         kind, model = "mopir", (read_model(file, "mopir") if "graph" in texts else None)
-        tensors = ((name, one.read()) for name, one in stored.items())
+        tensors = _read(stored)
     elif from_ is None and suffix in FORMATS.keys() - GRAPH_FORMATS.keys():
         from mopruning.files import format_of
 
@@ -71,20 +71,20 @@ def _weights(file: Path) -> Iterator[tuple[str, Any]]:
     if file.suffix.lower() in (".npz", ".safetensors"):
         from mopruning.ir.weight_files import read_lazily
 
-        yield from ((name, one.read()) for name, one in read_lazily(file)[0].items())
+        yield from _read(read_lazily(file)[0])
     else:
         yield from open_weights(file).weights().items()
 
 
 def _initializers(file: Path, model: onnx_ir.Model) -> Iterator[tuple[str, Any]]:
-    for name, value in model.graph.initializers.items():
-        assert value.const_value is not None  # as every reader checks
-        try:
-            yield name, value.const_value.numpy()
-        except (FormatError, OSError):
-            raise
-        except Exception as error:  # a damaged tensor makes what decodes it raise almost anything
-            raise FormatError(f"{file}: tensor {name!r}: {' '.join(str(error).split())}") from error
+    from mopruning.cli.network_file import initializers
+
+    yield from _read(initializers(file, model))
+
+
+def _read(tensors: Mapping[str, LazyArray]) -> Iterator[tuple[str, Any]]:
+    for name, one in tensors.items():
+        yield name, one.read()
 
 
 def _check_graph(file: Path, model: onnx_ir.Model) -> None:

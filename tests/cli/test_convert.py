@@ -16,8 +16,9 @@ from mopruning.cli.running import CheckError, difference
 from mopruning.errors import FormatError
 from mopruning.ir import mopir
 from mopruning.ir.builder import Builder
+from mopruning.ir.lazy import lazy
 from mopruning.ir.onnx_files import read_onnx, write_onnx
-from mopruning.ir.weight_files import read_weights, write_weights
+from mopruning.ir.weight_files import read_weights, write_lazily, write_weights
 from mopruning.model_files import FORMAT_ROWS, GRAPH_FORMATS, graph_format_of, read_model, write_model
 from tests.cli.networks import NAMES, arrays, pruned, put
 from tests.cli.test_program import LIST_MODULES
@@ -295,6 +296,45 @@ def test_networks_and_weights_do_not_mix(fails, tmp_path, lenet, network):
     assert "graph" in fails("convert", lenet, tmp_path / "o.npz")
     assert "--sparse is for networks" in fails("convert", tmp_path / "in.npz", tmp_path / "o.mopir", "--sparse")
     assert names(tmp_path) == ["in.mopir", "in.npz", "in.onnx"]
+
+
+@pytest.fixture
+def noted(tmp_path, network):
+    """The file of weights alone with recipe and provenance."""
+    weights = {name: array for name, array in network.items() if array.shape}
+    mopir.save_weights(weights, tmp_path / "in.mopir", recipe={"sparsity": 0.5}, provenance={"seed": 1})
+    return tmp_path / "in.mopir"
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".params", ".ckpt"])
+def test_recipe_and_provenance_stay_behind_where_there_is_no_place(run, noted, suffix):
+    target = noted.with_name(f"out{suffix}")
+    code, out, err = run("convert", noted, target)
+    assert (code, err) == (0, "")
+    check, note, sizes = out.splitlines()
+    assert check == "check: 5 tensors, the same bit for bit"
+    assert note == f"{target} has no place for provenance and recipe"
+    assert sizes.startswith(f"{noted}: ")
+    assert run("convert", noted, target, "--force", "--no-check")[1].splitlines()[:2] == ["not checked", note]
+
+
+def test_recipe_and_provenance_travel_where_there_is_a_place(run, noted):
+    there, back = noted.with_name("out.safetensors"), noted.with_name("back.mopir")
+    for source, target in ((noted, there), (there, back)):
+        code, out, _ = run("convert", source, target)
+        assert code == 0
+        assert "no place" not in out
+    assert mopir.open_weights(back).notes == mopir.open_weights(noted).notes
+    assert "no place for provenance and recipe" in run("convert", there, noted.with_name("out.npz"))[1]
+
+
+def test_other_metadata_is_never_left_behind(fails, tmp_path, network):
+    notes = {"recipe": "{}", "licence": "none"}
+    tensors = {name: lazy(array) for name, array in network.items()}
+    write_lazily(tmp_path / "in.safetensors", tensors, notes)
+    message = fails("convert", tmp_path / "in.safetensors", tmp_path / "out.npz")
+    assert ".npz has no place for licence, recipe" in message
+    assert names(tmp_path) == ["in.safetensors"]
 
 
 # ---- parts

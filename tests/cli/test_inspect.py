@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mopruning import mask
+from mopruning.files import format_of
 from mopruning.ir.weight_files import read_weights, write_weights
 
 
@@ -104,3 +105,13 @@ def test_name_that_cannot_be_printed_is_one_line(process, tmp_path):
     done = process("inspect", tmp_path / "net.safetensors")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("mopruning: error: ")
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".params"])
+def test_files_of_other_frameworks_are_inspected_alike(run, tmp_path, sparse, suffix):
+    weights = {name: array for name, array in sparse.items() if array.shape}
+    format_of(f"net{suffix}").load().write_weights(tmp_path / f"net{suffix}", weights)
+    write_weights(tmp_path / "net.npz", weights)
+    (code, out, err), there = run("inspect", tmp_path / f"net{suffix}"), run("inspect", tmp_path / "net.npz")
+    assert (code, err) == (0, "")
+    assert out == there[1]

@@ -8,6 +8,8 @@ import pytest
 
 from mopruning import BankBalanced, mask
 from mopruning.cli.prune import one_shot
+from mopruning.files import open_weights
+from mopruning.ir.mindspore_ckpt import Checkpoint, read_checkpoint
 from mopruning.ir.weight_files import read_weights, write_weights
 from mopruning.recipe import Recipe
 
@@ -231,3 +233,20 @@ def test_unknown_suffix_lists_the_known_ones(fails, tmp_path, name, target):
 def test_missing_input_and_folder_are_told(fails, source, tmp_path):
     assert "there is no such file" in fails("prune", tmp_path / "none.npz", tmp_path / "out.npz", "--sparsity", 0.5)
     assert "there is no such folder" in fails("prune", source, tmp_path / "none" / "out.npz", "--sparsity", 0.5)
+
+
+def test_what_else_a_checkpoint_of_mindspore_holds_is_kept(run, tmp_path, network):
+    weights = {name: array for name, array in network.items() if array.shape}
+    Checkpoint(tmp_path, weights, {"epoch_num": b"3"}, checked=True).save(tmp_path / "in.ckpt")
+    options = ("--granularity", "bank:64", "--sparsity", 0.9375)
+    code, out, err = run("prune", tmp_path / "in.ckpt", tmp_path / "out.ckpt", *options)
+    assert (code, err) == (0, "")
+    assert "no place" not in out
+    pruned = read_checkpoint(tmp_path / "out.ckpt")
+    assert_same(pruned.tensors, pruned_by_hand(weights, "bank:64", 0.9375))
+    assert (pruned.texts, pruned.checked) == ({"epoch_num": b"3"}, True)
+    for target in ("out.npz", "out.mopir"):
+        code, out, _ = run("prune", tmp_path / "in.ckpt", tmp_path / target, *options)
+        assert code == 0
+        assert f"{tmp_path / target} has no place for epoch_num" in out
+        assert_same(open_weights(tmp_path / target).weights(), pruned_by_hand(weights, "bank:64", 0.9375))
