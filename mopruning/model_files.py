@@ -36,6 +36,7 @@ class GraphFormat:
         beside: Patterns of the other files of a network: with each, the ending of the path is replaced.
         marker: Name of a file by which a folder of this format is known.
         options: Keyword arguments of the writer that a user may ask for.
+        read_options: Those of the reader.
         runner: Its function (path, inputs) -> outputs, which runs a file in the framework that it is written for; None
             where the graph that is read from the file is what can be run.
     """
@@ -49,19 +50,30 @@ class GraphFormat:
     marker: str = ""
     options: tuple[str, ...] = ()
     runner: str | None = None
+    read_options: tuple[str, ...] = ()
 
-    def read(self, path: PathLike) -> onnx_ir.Model:
+    def read(self, path: PathLike, **options: Any) -> onnx_ir.Model:
         """Read a network.
 
+        Args:
+            path: The file or folder.
+            options: Some of `self.read_options`.
+
         Raises:
-            FormatError: If the file is damaged, unsafe or of another format, or the format is only written.
+            FormatError: If the file is damaged, unsafe or of another format, or the format is only written, or knows no
+                such option.
             ImportError: If the format's framework is not installed; the message says how to install it.
             OSError: If the file cannot be read.
         """
         if self.reader is None:
             readable = ", ".join(f"{row.name} ({row.ending})" for row in FORMAT_ROWS if row.reader)
             raise FormatError(f"{os.fspath(path)}: {self.name} is only written; what can be read: {readable}")
-        return self._function(self.reader)(Path(path))  # type: ignore[no-any-return]
+        for option in options.keys() - set(self.read_options):
+            able = ", ".join(row.name for row in FORMAT_ROWS if option in row.read_options)
+            raise FormatError(
+                f"{os.fspath(path)}: {self.name} says itself what its {option} are; --{option} is for {able}"
+            )
+        return self._function(self.reader)(Path(path), **options)  # type: ignore[no-any-return]
 
     def write(self, model: onnx_ir.Model, path: PathLike, **options: Any) -> None:
         """Write a network, whole or not at all.
@@ -135,9 +147,12 @@ FORMAT_ROWS: tuple[GraphFormat, ...] = (
         *(".meta", "tensorflow1", "mopruning.backends.tensorflow1", "read_meta", "write_meta"),
         beside=(".index", ".data-*"),
         runner="run_meta",
+        read_options=("inputs", "outputs"),
     ),
     GraphFormat(
-        *(".pb", "frozen_graph", "mopruning.backends.tensorflow1", "read_frozen", "write_frozen"), runner="run_frozen"
+        *(".pb", "frozen_graph", "mopruning.backends.tensorflow1", "read_frozen", "write_frozen"),
+        runner="run_frozen",
+        read_options=("inputs", "outputs"),
     ),
     GraphFormat(
         *("/", "saved_model", "mopruning.backends.tensorflow1", "read_saved_model", "write_saved_model"),

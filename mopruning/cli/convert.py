@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Largest difference that passes the check, as a share of the output's range."""
 
+_TENSORS = "of a TensorFlow graph that does not say so itself (give it once for each)."
+
 
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
@@ -37,6 +39,8 @@ def convert(
         bool, typer.Option("--external", help="Write .onnx with its weights in a file beside it, as 2 GB need.")
     ] = False,
     input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
+    inputs: Annotated[list[str] | None, typer.Option(help=f"A tensor that is an input {_TENSORS}")] = None,
+    outputs: Annotated[list[str] | None, typer.Option(help=f"A tensor that is an output {_TENSORS}")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
 ) -> None:
     """Write a network in another format, and check that it computes the same.
@@ -55,19 +59,21 @@ def convert(
     if not source.is_dir():
         check_readable(source)
     options = {name: True for name, wanted in (("sparse", sparse), ("external", external)) if wanted}
+    ends = {name: named for name, named in (("inputs", inputs), ("outputs", outputs)) if named}
     read: tuple[Path, ...] = (source,)
     written: tuple[Path, ...] = (target,)
     dropped: tuple[str, ...] = ()
     if from_ is None and to is None and holds_weights(source, target):
-        if options or input_shape:
-            option = next(iter(options), "input-shape")
+        if options or ends or input_shape:
+            option = next(iter(options | ends), "input-shape")
             raise FormatError(f"--{option} is for networks; {source} -> {target.name} converts weights alone")
         _check_free(source, written, force)
         note, dropped = convert_weights(source, target, check=not no_check)
     else:
         reader, writer = graph_format_of(source, from_), graph_format_of(target, to)
         _check_free(source, writer.files(target), force)
-        note = _convert_network(reader, source, writer, target, options, input_shape or [], no_check)
+        model = reader.read(source, **ends)
+        note = _convert_network(model, (reader, source), (writer, target), options, input_shape or [], no_check)
         read, written = reader.files(source), writer.files(target)
     print(note)
     if dropped:
@@ -91,10 +97,9 @@ def _check_free(source: Path, written: tuple[Path, ...], force: bool) -> None:
 
 
 def _convert_network(
-    reader: GraphFormat,
-    source: Path,
-    writer: GraphFormat,
-    target: Path,
+    model: onnx_ir.Model,
+    before: tuple[GraphFormat, Path],
+    after: tuple[GraphFormat, Path],
     options: Mapping[str, bool],
     texts: list[str],
     no_check: bool,
@@ -103,7 +108,7 @@ def _convert_network(
     from mopruning.cli.input_shapes import parse, sample_shapes, with_sizes
     from mopruning.cli.staging import staged
 
-    model = reader.read(source)
+    (reader, source), (writer, target) = before, after
     shapes = parse(texts, model)
     fixed = with_sizes(model, shapes)
     samples = [] if no_check else sample_shapes(fixed, shapes)  # before anything is written

@@ -10,9 +10,11 @@ pytest.importorskip("onnxruntime")
 
 import tensorflow.compat.v1 as tf  # noqa: E402
 
+from mopruning import cli  # noqa: E402
 from mopruning.backends.tensorflow1 import files  # noqa: E402
 from mopruning.backends.tensorflow1.reader import to_ir  # noqa: E402
 from mopruning.errors import FormatError  # noqa: E402
+from mopruning.ir.mopir import load  # noqa: E402
 from mopruning.ir.validation import UnsupportedOperators  # noqa: E402
 from tests.backends.tensorflow1_ir_networks import (  # noqa: E402
     distance,
@@ -200,6 +202,26 @@ def test_functions_of_tensorflow_2_are_looked_through(tmp_path):
 def test_outputs_of_a_graph_that_trains_must_be_named(old):
     with pytest.raises(FormatError, match="Name them by outputs="):
         files.read_meta(old[0])
+
+
+def test_the_command_line_names_them(old, tmp_path, capsys):
+    target = tmp_path / "net.mopir"
+    sizes = ("--input-shape", "2,3,17,15")
+
+    def convert(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["convert", *map(str, arguments), *sizes])
+        return ended.value.code or 0, capsys.readouterr()
+
+    code, said = convert(old[0], target)
+    assert code == 2
+    assert "convert: --outputs" in said.err
+    code, said = convert(old[0], target, "--outputs", "probs:0")
+    assert (code, said.err) == (0, "")
+    assert distance(run(load(target), {"images": np.transpose(old[1], (0, 3, 1, 2))}), [old[2]]) < 1e-6
+    code, said = convert(target, tmp_path / "net.onnx", "--outputs", "probs:0")
+    assert code == 2
+    assert "mopir says itself what its outputs are" in said.err
 
 
 def frozen(build):

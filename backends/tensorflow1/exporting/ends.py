@@ -47,7 +47,8 @@ def outputs_of(inference: Inference) -> list[str]:
     if not found or (trains and len(found) > 1):
         shown = ", ".join(repr(name) for name in found[:8]) or "none"
         raise FormatError(
-            f"{inference.source.name}: which tensors are its outputs? Name them by outputs=; nothing reads {shown}"
+            f"{inference.source.name}: which tensors are its outputs? Name them by outputs= (convert: --outputs); "
+            f"nothing reads {shown}"
         )
     return found
 
