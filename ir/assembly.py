@@ -19,7 +19,11 @@ from mopruning.ir.validation import validate
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 Size: TypeAlias = "int | str | None"
 
+END = (1 << 63) - 1
+"""The end of a Slice that takes all that is left."""
+
 _LAYOUT = "NCHW"
+_POOLS = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 
 
 class Assembly:
@@ -109,6 +113,57 @@ class Assembly:
         given = {key: value for key, value in (attributes or {}).items() if value is not None}
         self._nodes.append(onnx_ir.node(op_type, list(inputs), given, name=own, outputs=values))
         return tuple(values)
+
+    def cast(self, name: str, x: Value, dtype: Any) -> Value:
+        """Add a Cast to a NumPy dtype."""
+        return self.node("Cast", name, [x], {"to": int(data_type(dtype))})
+
+    def index(self, name: str, x: Value, dtype: Any) -> Value:
+        """Return places or sizes, which ONNX has in int64, in a NumPy dtype: with a Cast where it is another."""
+        return x if np.dtype(dtype) == np.int64 else self.cast(name, x, dtype)
+
+    def reshape(self, name: str, x: Value, shape: Sequence[int], *, allowzero: bool = False) -> Value:
+        """Add a Reshape; -1 is what is left, and 0 keeps an axis unless `allowzero` says that it is a size."""
+        target = self.constant(f"{name}.shape", list(shape))
+        return self.node("Reshape", name, [x, target], {"allowzero": 1} if allowzero else None)
+
+    def transpose(self, name: str, x: Value, order: Sequence[int]) -> Value:
+        """Add a Transpose, where it changes anything."""
+        return x if list(order) == sorted(order) else self.node("Transpose", name, [x], {"perm": list(order)})
+
+    def slice(self, name: str, x: Value, cuts: Mapping[int, tuple[int, int, int]]) -> Value:
+        """Add a Slice of some axes: axis -> start, end (`END` for all that is left) and step."""
+        starts, ends, steps = (list(column) for column in zip(*cuts.values(), strict=True))
+        parts = (("starts", starts), ("ends", ends), ("axes", list(cuts)), ("steps", steps))
+        return self.node("Slice", name, [x, *(self.constant(f"{name}.{what}", part) for what, part in parts)])
+
+    def reduction(
+        self,
+        op_type: str,
+        name: str,
+        x: Value,
+        axes: Sequence[int],
+        *,
+        keepdims: bool,
+        rank: int | None = None,
+        numbers: str | None = None,
+    ) -> Value:
+        """Add a reduction; the mean or maximum over height and width of an image, kept, is a global pool.
+
+        Args:
+            op_type: ONNX's operator, such as "ReduceMean".
+            name: Name of the node.
+            x: What it reduces.
+            axes: The axes that go, from the front and in order; none for all of them.
+            keepdims: Whether they stay, with a size of 1.
+            rank: How many axes an image has; None where it is no image, or one of whole numbers.
+            numbers: Name of the constant with the axes, by default ``<name>.axes``.
+        """
+        pool = _POOLS.get(op_type)
+        if pool is not None and keepdims and rank is not None and rank > 2 and list(axes) == list(range(2, rank)):
+            return self.node(pool, name, [x])
+        given = [self.constant(numbers or f"{name}.axes", list(axes))] if axes else []
+        return self.node(op_type, name, [x, *given], {"keepdims": int(keepdims)})
 
     def dense(self, name: str, x: Value, weight: Value, bias: Value | None = None, *, axes: int | None) -> Value:
         """Add a dense layer whose weight is [out, in], as the profile spells it.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -12,13 +13,14 @@ import onnx_ir
 from onnx_ir import Node, Value
 
 from mopruning.errors import FormatError
-from mopruning.ir.attributes import attribute
+from mopruning.ir.attributes import attribute, shortest
 from mopruning.ir.passes.constants import constant
 from mopruning.ir.roles import roles_of
 from mopruning.ir.validation import Problem, UnsupportedOperators
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class Refusal(FormatError):  # noqa: N818 - what a framework declines to express
@@ -83,6 +85,7 @@ class Lowering(ABC, Generic[T]):
         self._problems: list[Problem] = []
         self._fixed: dict[int, bool] = {}
         self._known: dict[int, bool] = {}
+        self._arrays: dict[tuple[int, Hashable], tuple[NumPyArray, Any]] = {}
 
     @abstractmethod
     def fetch(self, name: str) -> T:
@@ -161,6 +164,30 @@ class Lowering(ABC, Generic[T]):
         lowered = self.get(value)
         return lowered if isinstance(lowered, np.ndarray) else None
 
+    def number(self, value: Value | None) -> float | int | None:
+        """Return the number that a constant holds; None if it is computed, or has many."""
+        content = self.constant(value)
+        return content.reshape(-1)[0].item() if content is not None and content.size == 1 else None
+
+    def integers(self, value: Value | None, what: str) -> list[int]:
+        """Return the whole numbers that a constant holds, such as axes.
+
+        Raises:
+            Refusal: If they are computed; `what` is what the message calls them.
+        """
+        content = self.constant(value)
+        if content is None:
+            raise Refusal(f"its {what} are computed; they must be constants")
+        return [int(number) for number in content.reshape(-1)]
+
+    def once(self, array: NumPyArray, make: Callable[[], S], form: Hashable = None) -> S:
+        """Return what stands for a constant array in some form: what `make` gives when it is first asked for."""
+        key = id(array), form
+        if key not in self._arrays:
+            self._arrays[key] = array, make()  # the array is kept, so that its `id` stays its own
+        found: S = self._arrays[key][1]
+        return found
+
     def is_parameter(self, value: Value | None) -> bool:
         """Whether a value is a trained parameter itself."""
         return value is not None and value.is_initializer() and self.roles.get(str(value.name)) == "parameter"
@@ -192,6 +219,52 @@ class Lowering(ABC, Generic[T]):
             raise FormatError(f"value {value.name!r}: its number of axes is not known; give the graph's inputs shapes")
         return len(value.shape)
 
+    # What several inputs of a node say together
+
+    def reduced_axes(self, node: Node) -> list[int] | None:
+        """Return the axes over which a node reduces, in order, counted from the front; None if it reduces nothing.
+
+        Raises:
+            Refusal: If they are computed.
+        """
+        x, given = operands(node, 2)
+        axes = [] if given is None else self.integers(given, "axes")
+        if not axes and attribute(node, "noop_with_empty_axes"):
+            return None
+        rank = self.rank(x)
+        return sorted({axis % rank for axis in axes}) or list(range(rank))
+
+    def cuts(self, node: Node, bounds: tuple[str, str] = ("bounds", "bounds")) -> list[tuple[int, int, int, int]]:
+        """Return the start, end, axis and step of each cut of a Slice, the axes counted from the front.
+
+        Raises:
+            Refusal: If they are computed; `bounds` is what the message calls starts and ends.
+        """
+        x, starts, ends, axes, steps = operands(node, 5)
+        first, last = (self.integers(value, what) for value, what in zip((starts, ends), bounds, strict=True))
+        chosen = list(range(len(first))) if axes is None else self.integers(axes, "axes")
+        strides = [1] * len(first) if steps is None else self.integers(steps, "steps")
+        rank = self.rank(x)
+        return [(a, b, axis % rank, step) for a, b, axis, step in zip(first, last, chosen, strides, strict=True)]
+
+    def dropped_share(self, node: Node) -> float | None:
+        """Return the share that a Dropout drops, as short as float32 needs; None if it is computed."""
+        ratio = operands(node, 2)[1]
+        number = 0.5 if ratio is None else self.number(ratio)
+        return None if number is None else shortest(number)
+
+    def channel_slopes(self, node: Node) -> Value | None:
+        """Return the parameter [1] or [channels] that is the slope of a PRelu; None if its slope is anything else."""
+        x, slope = operands(node, 2)
+        spread = slope.producer()
+        weight = slope if spread is None or spread.op_type not in ("Unsqueeze", "Reshape") else spread.inputs[0]
+        if not self.is_parameter(weight) or len(weight_shape(weight)) != 1:
+            return None
+        (count,), shape, rank = weight_shape(weight), weight_shape(slope), self.rank(x)
+        place = 1 - rank + len(shape)  # of the channels in the slope's shape, which is aligned at the end
+        by_channel = rank > 1 and 0 <= place < len(shape) and shape[place] == count == math.prod(shape)
+        return weight if count == 1 or by_channel else None
+
     # Dense layers, which the profile spells with several nodes
 
     def dense_weight(self, value: Value) -> Value | None:
@@ -213,8 +286,8 @@ class Lowering(ABC, Generic[T]):
         return (add, bias) if fits else (None, None)
 
 
-def operands(node: Node, count: int) -> list[Any]:
-    """Return the inputs of a node, with None for those at the end that are left out."""
+def operands(node: Node, count: int = 0) -> list[Any]:
+    """Return the inputs of a node, at least so many: with None for those at the end that are left out."""
     return [*node.inputs, *[None] * (count - len(node.inputs))]
 
 
@@ -235,6 +308,20 @@ def window_of(node: Node, axes: int) -> Window:
     )
 
 
+def sizes_of(value: Value) -> list[int | None]:
+    """Return the sizes of a value's axes, None where one is open.
+
+    Raises:
+        Refusal: If not even the number of axes is known.
+
+    >>> sizes_of(Value(name="x", shape=onnx_ir.Shape(["N", 512])))
+    [None, 512]
+    """
+    if value.shape is None:
+        raise Refusal(f"the shape of {value.name!r} is not known; give the graph's inputs shapes")
+    return [size if isinstance(size, int) else None for size in value.shape]
+
+
 def open_shape(value: Value) -> list[int]:
     """Return the shape of a value for a reshape to it: -1 for the one axis that is open, such as the batch.
 
@@ -244,9 +331,7 @@ def open_shape(value: Value) -> list[int]:
     >>> open_shape(Value(name="x", shape=onnx_ir.Shape(["N", 512])))
     [-1, 512]
     """
-    if value.shape is None:
-        raise Refusal(f"the shape of {value.name!r} is not known; give the graph's inputs shapes")
-    sizes = [size if isinstance(size, int) else -1 for size in value.shape]
+    sizes = [-1 if size is None else size for size in sizes_of(value)]
     if sizes.count(-1) > 1:
-        raise Refusal(f"the shape of {value.name!r} is {list(value.shape)}: only one axis of it may be open")
+        raise Refusal(f"the shape of {value.name!r} is {list(value.shape or ())}: only one axis of it may be open")
     return sizes

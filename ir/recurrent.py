@@ -13,6 +13,12 @@ from onnx_ir import Node, Value
 from mopruning.ir.attributes import attribute
 from mopruning.ir.passes.constants import constant
 
+ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
+"""For each of ONNX's gates (input, output, forget, cell; update, reset, hidden) its place among cuDNN's.
+
+PyTorch and MXNet order them as cuDNN does: input, forget, cell, output; reset, update, new.
+"""
+
 
 def sources(value: Value | None, directions: int, order: Sequence[int], parts: int = 1) -> list[list[Value]] | None:
     """Return what the weights or biases of a layer are made of, with the gates in the source's order.

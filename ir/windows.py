@@ -31,18 +31,39 @@ def explicit_padding(graph: Graph) -> None:
             _forward(node, rule, kernel)
 
 
+def same_pads(size: int | None, span: int, stride: int) -> tuple[int, int] | None:
+    """Return the padding of one axis that makes ceil(size / stride) windows (ONNX, Conv: auto_pad=SAME_UPPER).
+
+    Of an odd padding the larger half is at the end.
+
+    Args:
+        size: Elements of the axis, None if that is open.
+        span: Length of a window, dilation included.
+        stride: Distance between windows.
+
+    Returns:
+        Padding before and behind; None where it depends on a size that is open.
+
+    >>> same_pads(224, 7, 2), same_pads(225, 7, 2), same_pads(None, 3, 1), same_pads(None, 3, 2)
+    ((2, 3), (3, 3), (1, 1), None)
+    """
+    if size is None and stride > 1:
+        return None
+    # without a stride every position has a window, whatever the size
+    total = span - 1 if size is None or stride == 1 else max(0, (-(-size // stride) - 1) * stride + span - size)
+    return total // 2, total - total // 2
+
+
 def _forward(node: Node, rule: str, kernel: Sequence[int]) -> None:
     """Set the pads of a convolution or pool, in place (ONNX, Conv: auto_pad)."""
     totals = [0] * len(kernel)
     if rule != "VALID":
         strides, spans = _numbers(node, "strides", kernel), _spans(node, kernel)
         for axis, (size, stride, span) in enumerate(zip(_sizes(node, kernel), strides, spans, strict=True)):
-            if stride == 1:
-                totals[axis] = span - 1
-            elif size is None:
+            pads = same_pads(size, span, stride)
+            if pads is None:
                 return
-            else:
-                totals[axis] = max(0, (-(-size // stride) - 1) * stride + span - size)
+            totals[axis] = sum(pads)
     _set_pads(node, rule, totals)
 
 

@@ -112,3 +112,89 @@ def test_shapes_that_are_too_open_are_refused(shape):
     value = onnx_ir.Value(name="x", shape=None if shape is None else onnx_ir.Shape(shape))
     with pytest.raises(Refusal, match="the shape of 'x' is"):
         open_shape(value)
+
+
+def lowered(operator, attributes, *weights, shape=("N", 6, 4)):
+    """A writer and a node of `x` and weights: names that end in "weight" are parameters, others constants."""
+    x = onnx_ir.val("x", onnx_ir.DataType.FLOAT, list(shape))
+    values = [
+        None if content is None else onnx_ir.val(name, const_value=onnx_ir.tensor(content, name=name))
+        for name, content in weights
+    ]
+    node = onnx_ir.node(operator, [x, *values], attributes, name="node")
+    held = [value for value in values if value is not None]
+    graph = onnx_ir.Graph([x], node.outputs, nodes=[node], initializers=held, opset_imports={"": 20})
+    low = Text(onnx_ir.Model(graph, ir_version=10), {}, "Text")
+    low.roles = {str(value.name): "parameter" if value.name.endswith("weight") else "constant" for value in held}
+    return low, node
+
+
+@pytest.mark.parametrize(
+    ("axes", "attributes", "expected"),
+    [
+        ([-1, 1], {}, [1, 2]),
+        ([2, -1], {}, [2]),
+        (None, {}, [0, 1, 2]),
+        ([], {}, [0, 1, 2]),
+        ([], {"noop_with_empty_axes": 1}, None),
+    ],
+)
+def test_axes_of_a_reduction(axes, attributes, expected):
+    low, node = lowered("ReduceSum", attributes, ("axes", None if axes is None else np.array(axes, np.int64)))
+    assert low.reduced_axes(node) == expected
+
+
+def test_computed_axes_are_refused():
+    low, node = lowered("ReduceSum", {}, ("axes.weight", np.array([1], np.int64)))
+    with pytest.raises(Refusal, match="its axes are computed; they must be constants"):
+        low.reduced_axes(node)
+
+
+def test_cuts_of_a_slice():
+    row = [np.array(numbers, np.int64) for numbers in ([0, 1], [9, -1], [-1, 1], [2, -1])]
+    low, node = lowered("Slice", {}, ("starts", row[0]), ("ends", row[1]), ("axes", row[2]), ("steps", row[3]))
+    assert low.cuts(node) == [(0, 9, 2, 2), (1, -1, 1, -1)]
+    low, node = lowered("Slice", {}, ("starts", row[0]), ("ends", row[1]))
+    assert low.cuts(node) == [(0, 9, 0, 1), (1, -1, 1, 1)]
+    low, node = lowered("Slice", {}, ("starts", row[0]), ("ends.weight", row[1]))
+    with pytest.raises(Refusal, match="its ends are computed"):
+        low.cuts(node, ("starts", "ends"))
+
+
+def test_the_share_of_a_dropout_is_short():
+    assert lowered("Dropout", {}, ("ratio", np.array(0.1, np.float32)))[0].number(None) is None
+    for ratio, expected in ((np.array(0.1, np.float32), 0.1), (None, 0.5)):
+        low, node = lowered("Dropout", {}, ("ratio", ratio))
+        assert low.dropped_share(node) == expected
+    low, node = lowered("Dropout", {}, ("ratio.weight", np.array(0.1, np.float32)))
+    assert low.dropped_share(node) is None
+
+
+@pytest.mark.parametrize(
+    ("slope", "shape", "found"),
+    [([1], ("N", 6, 4), True), ([6], ("N", 6), True), ([4], ("N", 6, 4), False), ([6, 1], ("N", 6, 4), False)],
+)
+def test_slopes_are_found_where_there_is_one_a_channel(slope, shape, found):
+    low, node = lowered("PRelu", {}, ("a.weight", np.ones(slope, np.float32)), shape=shape)
+    assert (low.channel_slopes(node) is node.inputs[1]) is found
+
+
+@pytest.mark.parametrize(("operator", "found"), [("Unsqueeze", True), ("Abs", False)])
+def test_slopes_are_found_behind_what_spreads_them_only(operator, found):
+    low, node = lowered("PRelu", {}, ("a.weight", np.ones(6, np.float32)), shape=("N", 6))
+    weight = node.inputs[1]
+    spread = onnx_ir.node(operator, [weight])
+    spread.outputs[0].shape = onnx_ir.Shape([6])
+    prelu = onnx_ir.node("PRelu", [node.inputs[0], spread.outputs[0]])
+    assert low.channel_slopes(prelu) is (weight if found else None)
+
+
+def test_what_stands_for_an_array_is_made_once_a_form():
+    low, _ = lowered("Relu", {})
+    made, array = iter(["first", "second"]), np.ones(3)
+    assert [low.once(array, lambda: next(made), form) for form in ("a", "a", "b", "a")] == [
+        "first",
+        "first",
+        "second",
+        "first",
+    ]

@@ -46,3 +46,16 @@ def test_shares_and_places(old, new, coordinates):
     for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
         index = resampling.nearest(places, old, rounding)
         np.testing.assert_array_equal(x[index], reference(x, new, "nearest", coordinates, rounding))
+
+
+def test_the_formulas_take_numbers_that_compute_as_arrays_do():
+    place = np.arange(4, dtype=np.float64)
+    for coordinates in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric"):
+        places = resampling.moved(place, np.float64(8), np.float64(4), 0.5, coordinates)
+        np.testing.assert_allclose(places, resampling.positions(8, 4, 0.5, coordinates), rtol=1e-7)
+    for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
+        places = resampling.positions(4, 9, None, "half_pixel")
+        index = np.clip(resampling.rounded(places, rounding), 0, 3)
+        np.testing.assert_array_equal(index, resampling.nearest(places, 4, rounding))
+    for mode in ("linear", "cubic"):
+        assert sum(share for _, share in resampling.taps(0.3, mode)) == pytest.approx(1, abs=1e-12)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import doctest
+
 import pytest
 
+from mopruning.ir import windows
 from mopruning.ir.onnx_files import read_onnx
 from mopruning.ir.validation import UnsupportedOperators
 from tests.ir.onnx_cases import assert_same, floats, run_file, save
 from tests.ir.small_models import model, node, run
+
+
+def test_doctests():
+    result = doctest.testmod(windows)
+    assert result.attempted
+    assert not result.failed
 
 
 @pytest.mark.parametrize("rule", ["SAME_UPPER", "SAME_LOWER", "VALID"])

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx_ir
 from onnx_ir import Value
 
 from mopruning.backends.mindspore.exporting.context import MARK, Reading, Unsupported
 from mopruning.backends.mindspore.exporting.graph import MindNode, Parameter
 from mopruning.backends.mindspore.exporting.layers import marked_dropout
-from mopruning.ir.assembly import data_type
 from mopruning.ir.attributes import shortest
 
 UNARY = {
@@ -86,7 +84,6 @@ REDUCED = {
     "ProdExt": "ReduceProd",
     "LogSumExp": "ReduceLogSumExp",
 }
-_GLOBAL = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
 
 
 def unary(read: Reading, node: MindNode) -> Value:
@@ -226,7 +223,7 @@ def cast(read: Reading, node: MindNode) -> Value:
         raise Unsupported("the type that it casts to is not known")
     if dtype == read.dtype(read.x(0)):
         return read.x(0)
-    return read.add("Cast", [read.x(0)], {"to": int(data_type(dtype))})
+    return read.net.cast(read.name(), read.x(0), dtype)
 
 
 def add_n(read: Reading, node: MindNode) -> Value:
@@ -254,12 +251,10 @@ def reduction(read: Reading, node: MindNode) -> Value:
     x = read.x(0)
     dtype = node.given[0].dtype if node.given else ""
     if dtype and read.dtype(x) and dtype != read.dtype(x):
-        x = read.noted(read.add("Cast", [x], {"to": int(data_type(dtype))}), read.dims(x), dtype)
+        x = read.noted(read.net.cast(read.name(), x, dtype), read.dims(x), dtype)
     rank = len(read.dims(x))
-    given = [sorted(axis % rank for axis in axes)] if axes else []
-    if keep and rank > 2 and given == [[*range(2, rank)]] and REDUCED[node.operator] in _GLOBAL:
-        return read.add(_GLOBAL[REDUCED[node.operator]], [x])
-    return read.add_numbers(REDUCED[node.operator], x, *given, keepdims=int(keep))
+    own, given = REDUCED[node.operator], sorted(axis % rank for axis in axes)
+    return read.net.reduction(own, read.name(), x, given, keepdims=keep, rank=rank, numbers=read.name("numbers"))
 
 
 def norm(read: Reading, node: MindNode) -> Value:
@@ -281,10 +276,8 @@ def extreme(read: Reading, node: MindNode) -> Value:
 
 
 def _as_given(read: Reading, node: MindNode, places: Value, part: int) -> Value:
-    dtype = node.given[part].dtype if len(node.given) > part else "int64"
-    if dtype in ("int64", ""):
-        return places
-    return read.add("Cast", [places], {"to": int(onnx_ir.DataType.from_numpy(np.dtype(dtype)))})
+    dtype = node.given[part].dtype if len(node.given) > part else ""
+    return read.net.index(read.name(), places, dtype or "int64")
 
 
 def extreme_with_value(read: Reading, node: MindNode) -> Any:

@@ -10,6 +10,7 @@ from onnx_ir import Value
 from mopruning.backends.mindspore.exporting.context import Reading, Unsupported
 from mopruning.backends.mindspore.exporting.graph import MindNode, Parameter
 from mopruning.ir.attributes import shortest
+from mopruning.ir.windows import same_pads
 
 
 def _layer_name(read: Reading, *operands: int) -> str:
@@ -88,11 +89,11 @@ def _pads(read: Reading, axes: int) -> list[int]:
 def _same(sizes: tuple[int, ...], strides: list[int], spans: list[int]) -> list[int]:
     if -1 in sizes and set(strides) != {1}:
         raise Unsupported("pad_mode 'same' on an image of open size")
-    totals = [
-        span - 1 if stride == 1 else max(0, (-(-size // stride) - 1) * stride + span - size)
+    pairs = [
+        same_pads(None if size == -1 else size, span, stride) or (0, 0)
         for size, stride, span in zip(sizes, strides, spans, strict=True)
     ]
-    return [*(total // 2 for total in totals), *(total - total // 2 for total in totals)]
+    return [*(start for start, _ in pairs), *(end for _, end in pairs)]
 
 
 def conv_transpose(read: Reading, node: MindNode) -> Value:

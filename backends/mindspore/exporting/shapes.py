@@ -11,8 +11,7 @@ from onnx_ir import Value
 from mopruning.backends.mindspore.exporting.batches import Batch, Varying
 from mopruning.backends.mindspore.exporting.context import Reading, Unsupported
 from mopruning.backends.mindspore.exporting.graph import MindNode
-
-_END = (1 << 63) - 1
+from mopruning.ir.assembly import END
 
 
 def reshape(read: Reading, node: MindNode) -> Value:
@@ -154,17 +153,17 @@ def strided_slice(read: Reading, node: MindNode) -> Value:
     gone: list[int] = []
     for axis, (begin, end, stride) in enumerate(zip(begins, ends, strides, strict=True)):
         if shrink >> axis & 1:
-            starts, stops, steps, axes = [*starts, begin], [*stops, begin + 1 or _END], [*steps, 1], [*axes, axis]
+            starts, stops, steps, axes = [*starts, begin], [*stops, begin + 1 or END], [*steps, 1], [*axes, axis]
             gone.append(axis)
             continue
         size = dims[axis]
-        start = (0 if stride > 0 else _END) if begin_mask >> axis & 1 else begin
-        stop = (_END if stride > 0 else -_END) if end_mask >> axis & 1 else end
+        start = (0 if stride > 0 else END) if begin_mask >> axis & 1 else begin
+        stop = (END if stride > 0 else -END) if end_mask >> axis & 1 else end
         if isinstance(stop, Batch) or (size >= 0 and stop >= size):
             if isinstance(stop, Batch) and stop != size:
                 raise Unsupported("it computes with the size of the batch; give dynamic_batch=False")
-            stop = _END
-        if (start, stop, stride) != (0, _END, 1):
+            stop = END
+        if (start, stop, stride) != (0, END, 1):
             starts, stops, steps, axes = [*starts, int(start)], [*stops, int(stop)], [*steps, stride], [*axes, axis]
     if axes:
         x = read.noted(read.add_numbers("Slice", x, starts, stops, axes, steps), dims, read.dtype(x))
@@ -177,7 +176,7 @@ def slice_ext(read: Reading, node: MindNode) -> Value:
         read.option(index + 1, name) for index, name in enumerate(("dim", "start", "end", "step"))
     )
     whole = read.dims(read.x(0))[axis]
-    end = _END if isinstance(end, Batch) or (whole >= 0 and end >= whole) else end
+    end = END if isinstance(end, Batch) or (whole >= 0 and end >= whole) else end
     return read.add_numbers("Slice", read.x(0), (start,), (end,), (axis,), (step,))
 
 
@@ -186,7 +185,7 @@ def slice_(read: Reading, node: MindNode) -> Value:
     x = read.x(0)
     begins, sizes = read.integers(1, "begin"), read.integers(2, "size")
     ends = [
-        _END if size == -1 or isinstance(size, Batch) else begin + size
+        END if size == -1 or isinstance(size, Batch) else begin + size
         for begin, size in zip(begins, sizes, strict=True)
     ]
     return read.add_numbers("Slice", x, begins, ends, range(len(begins)))
@@ -264,7 +263,7 @@ def pad(read: Reading, node: MindNode) -> Value:
 def reverse(read: Reading, node: MindNode) -> Value:
     """Read ReverseV2: parts of axes, backwards."""
     axes = list(read.integers(1, "axis"))
-    return read.add_numbers("Slice", read.x(0), [-1] * len(axes), [-_END] * len(axes), axes, [-1] * len(axes))
+    return read.add_numbers("Slice", read.x(0), [-1] * len(axes), [-END] * len(axes), axes, [-1] * len(axes))
 
 
 def triangle(read: Reading, node: MindNode) -> Value:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 
-import numpy as np
 import onnx_ir
 from onnx_ir import Node
 
 from mopruning.backends.mindspore.lowering.context import Lowering, dtype_of, literal, ms_dtype
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands
+from mopruning.ir.lowering import Refusal, operands, sizes_of
+from mopruning.ir.nodes import is_usual_selu
 
 UNARY: Mapping[str, str] = {
     "Relu": "ops.relu({})",
@@ -157,9 +157,8 @@ def activation(low: Lowering, node: Node) -> None:
         text = "ops.elu({})" if alpha == 1.0 else f"ops.relu({{0}}) + {alpha!r} * (ops.exp(-ops.relu(-{{0}})) - 1)"
     elif node.op_type == "Selu":
         gamma = attribute(node, "gamma")
-        usual = np.allclose((alpha, gamma), (1.6732632423543772, 1.0507009873554805), rtol=1e-6)
         curve = f"{gamma!r} * (ops.relu({{0}}) + {alpha!r} * (ops.exp(-ops.relu(-{{0}})) - 1))"
-        text = "ops.selu({})" if usual else curve
+        text = "ops.selu({})" if is_usual_selu(node) else curve
     elif node.op_type == "Gelu":
         text = f"ops.gelu({{}}, {attribute(node, 'approximate')!r})"
     elif node.op_type == "HardSigmoid":
@@ -172,13 +171,10 @@ def activation(low: Lowering, node: Node) -> None:
 
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
-    x, given = operands(node, 2)
-    rank, keep = low.rank(x), bool(attribute(node, "keepdims"))
-    axes = [] if given is None else low.integers(given, "axes")
-    if not axes and attribute(node, "noop_with_empty_axes"):
+    x, keep, axes = operands(node)[0], bool(attribute(node, "keepdims")), low.reduced_axes(node)
+    if axes is None:
         low.set(node.outputs[0], low.get(x))
         return
-    axes = sorted(axis % rank for axis in axes) or list(range(rank))
     if node.op_type == "ReduceProd":
         result = low.tensor(x)
         for axis in reversed(axes):
@@ -196,7 +192,7 @@ def extreme(low: Lowering, node: Node) -> None:
     features = low.tensor(x)
     function = "ops.argmax" if node.op_type == "ArgMax" else "ops.argmin"
     if attribute(node, "select_last_index"):
-        size = low.known_shape(x)[axis]
+        size = sizes_of(x)[axis]
         if size is None:
             raise Refusal("the last index on an axis of open size; give the graph's inputs shapes")
         features = low.emit(f"ops.flip({{}}, ({axis},))", features)

@@ -15,7 +15,7 @@ from mindspore import nn
 from onnx_ir import Node, Value
 
 from mopruning.ir import lowering
-from mopruning.ir.lowering import Refusal
+from mopruning.ir.lowering import Refusal, sizes_of
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -79,7 +79,6 @@ class Lowering(lowering.Lowering[Var]):
         self._open: dict[str, tuple[Var, int]] = {}
         self._owned: dict[str, str] = {}  # initializer -> attribute of the layer that holds it
         self._fetched: dict[str, Var] = {}
-        self._arrays: dict[int, tuple[NumPyArray, Var]] = {}
         self._cells: dict[str, Var] = {}
 
     def input(self, value: Value, name: str) -> None:
@@ -109,34 +108,17 @@ class Lowering(lowering.Lowering[Var]):
 
     def held(self, array: NumPyArray, name: str) -> Var:
         """Return an attribute that holds a constant."""
-        if id(array) not in self._arrays:
-            dtype = ms_dtype(array.dtype.name)
-            if array.size <= _LITERAL and array.size:
-                numbers = array.astype(np.float64) if array.dtype.name == "bfloat16" else array
-                attribute = self.attribute(f"Tensor({literal(numbers.tolist())}, {dtype})", name)
-            else:
-                attribute = self._unused(name)
-                self.attributes[attribute] = f"constants[{attribute!r}]"
-                self.constants[attribute] = array
-            self._arrays[id(array)] = array, Var(f"self.{attribute}")  # kept, so that its `id` stays its own
-        return self._arrays[id(array)][1]
+        return self.once(array, lambda: Var(f"self.{self._constant(array, name)}"))
 
-    def integers(self, value: Value | None, what: str) -> list[int]:
-        """Return the whole numbers that a constant holds, such as axes.
-
-        Raises:
-            Refusal: If they are computed.
-        """
-        content = self.constant(value)
-        if content is None:
-            raise Refusal(f"its {what} are computed; they must be constants")
-        return [int(number) for number in content.reshape(-1)]
-
-    def known_shape(self, value: Value) -> list[int | None]:
-        """Return the sizes of a value, None for those that are open."""
-        if value.shape is None:
-            raise Refusal(f"the shape of {value.name!r} is not known; give the graph's inputs shapes")
-        return [size if isinstance(size, int) else None for size in value.shape]
+    def _constant(self, array: NumPyArray, name: str) -> str:
+        dtype = ms_dtype(array.dtype.name)
+        if array.size <= _LITERAL and array.size:
+            numbers = array.astype(np.float64) if array.dtype.name == "bfloat16" else array
+            return self.attribute(f"Tensor({literal(numbers.tolist())}, {dtype})", name)
+        attribute = self._unused(name)
+        self.attributes[attribute] = f"constants[{attribute!r}]"
+        self.constants[attribute] = array
+        return attribute
 
     def shape_of(self, value: Value, *, reshape: bool = True) -> str:
         """Return the text of a shape, where an open axis is -1, or for anything but a reshape what an input has.
@@ -144,7 +126,7 @@ class Lowering(lowering.Lowering[Var]):
         Raises:
             Refusal: If it is not known before the network runs.
         """
-        sizes = self.known_shape(value)
+        sizes = sizes_of(value)
         if reshape and sizes.count(None) <= 1:
             return literal(tuple(-1 if size is None else size for size in sizes))
         texts = []

@@ -9,7 +9,7 @@ from onnx_ir import Node, Value
 
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, dtype_option, literal, pair
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, Window, operands, weight_shape, window_of
+from mopruning.ir.lowering import Refusal, Window, operands, sizes_of, weight_shape, window_of
 
 
 def conv(low: Lowering, node: Node) -> None:
@@ -109,7 +109,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
         built = f'ops.Conv3DTranspose({inputs}, {outputs * group}, {literal(tuple(kernel))}, pad_mode="pad", {common})'
         result = low.emit(f"{low.primitive(built, 'conv3d_transpose')}({{}}, {{}})", features, kernels)
     elif axes < 3:
-        sizes = low.known_shape(node.outputs[0])[2:]
+        sizes = sizes_of(node.outputs[0])[2:]
         sizes = [1, *sizes] if axes == 1 else sizes
         if None in sizes:
             raise Refusal("its output has an open size; give the graph's inputs shapes")
@@ -182,11 +182,11 @@ def batch_norm(low: Lowering, node: Node) -> None:
             if rank in (2, 4):
                 low.put(node, f"{layer}({{}})", features)
                 return
-            sizes = low.known_shape(x)[2:]
+            sizes = sizes_of(x)[2:]
             rest = -1 if None in sizes else math.prod(size or 1 for size in sizes)
-            if rest == -1 and low.known_shape(x)[0] is None:
+            if rest == -1 and sizes_of(x)[0] is None:
                 raise Refusal("its input has more than one open size; give the graph's inputs shapes")
-            first = low.known_shape(x)[0]
+            first = sizes_of(x)[0]
             flat = low.emit(
                 f"ops.reshape({{}}, {literal((-1 if first is None else first, channels, rest, 1))})", features
             )
@@ -208,7 +208,7 @@ def layer_norm(low: Lowering, node: Node) -> None:
     x, scale, bias = operands(node, 3)
     rank, axis, eps = low.rank(x), attribute(node, "axis"), attribute(node, "epsilon")
     axis %= rank
-    sizes = low.known_shape(x)[axis:]
+    sizes = sizes_of(x)[axis:]
     features = low.tensor(x)
     usual = None not in sizes and weight_shape(scale) == sizes and bias is not None and weight_shape(bias) == sizes
     if usual:
@@ -252,11 +252,9 @@ def prelu(low: Lowering, node: Node) -> None:
 
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: a layer of its own, so that the network's training flag tells it when to drop."""
-    x, ratio, _ = operands(node, 3)
-    share = 0.5 if ratio is None else low.constant(ratio)
-    if share is None or (len(node.outputs) > 1 and node.outputs[1].uses()):
+    x, p = operands(node)[0], low.dropped_share(node)
+    if p is None or (len(node.outputs) > 1 and node.outputs[1].uses()):
         raise Refusal("its ratio is computed, or its mask is used")
-    p = share if isinstance(share, float) else float(str(share.reshape(-1)[0]))
     if p >= 1:
         raise Refusal("a ratio of 1: nothing would be left")
     attributed = low.attribute(f"nn.Dropout(p={p!r})", low.place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -11,7 +10,8 @@ from onnx_ir import Node
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, literal, pair
 from mopruning.ir import resampling
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, Window, operands, window_of
+from mopruning.ir.lowering import Refusal, Window, operands, sizes_of, window_of
+from mopruning.ir.pooling import all_windows, counted, taps
 
 
 def pool(low: Lowering, node: Node) -> None:
@@ -24,37 +24,23 @@ def pool(low: Lowering, node: Node) -> None:
     if axes > 3:
         raise Refusal(f"a pool of {axes} axes")
     window, features = window_of(node, axes), low.tensor(x)
-    sizes = low.known_shape(x)[2:]
-    whole = _whole(low, node, window, kernel)
+    sizes = sizes_of(x)[2:]
+    whole = all_windows(window, sizes, kernel, bool(attribute(node, "ceil_mode")))
     if node.op_type == "MaxPool":
         low.set(node.outputs[0], _max_pool(low, features, kernel, whole))
         return
     result = _average(low, _padded(low, features, whole, "0.0"), kernel, whole)
-    counted = bool(attribute(node, "count_include_pad"))
-    if any(whole.pads) and not (counted and whole == window):
-        if None in sizes:
+    padding = bool(attribute(node, "count_include_pad"))
+    if any(whole.pads) and not (padding and whole == window):
+        known = [size for size in sizes if size is not None]
+        if len(known) < axes:
             raise Refusal("an average over padded images of open size; give the graph's inputs shapes")
-        shares = _shares([size for size in sizes if size is not None], kernel, window, whole, counted)
+        shares = np.ones((1, 1))
+        for size, count in zip(kernel, counted(window, whole, known, kernel, padding), strict=True):
+            shares = shares[..., None] * (size / count)
         dtype = x.dtype.numpy() if x.dtype is not None else np.float32
         result = low.emit("{} * {}", result, low.held(shares.astype(dtype), f"{low.place}.shares"))
     low.set(node.outputs[0], result)
-
-
-def _whole(low: Lowering, node: Node, window: Window, kernel: tuple[int, ...]) -> Window:
-    """Return a window whose padding lets in the last one, too, that crosses the end, where these count."""
-    if not attribute(node, "ceil_mode"):
-        return window
-    before, after = low.known_shape(node.inputs[0])[2:], low.known_shape(node.outputs[0])[2:]  # type: ignore[arg-type]
-    ends = list(window.ends)
-    for axis, (size, count) in enumerate(zip(before, after, strict=True)):
-        if size is None or count is None:
-            if window.strides[axis] != 1:
-                raise Refusal("its ceil_mode counts windows on an axis of open size; give the graph's inputs shapes")
-            continue
-        span = (kernel[axis] - 1) * window.dilations[axis] + 1
-        reached = (count - 1) * window.strides[axis] + span - size - window.starts[axis]
-        ends[axis] = max(reached, 0 if reached <= window.ends[axis] else reached)
-    return Window(window.strides, window.dilations, (*window.starts, *ends))
 
 
 def _max_pool(low: Lowering, x: Var, kernel: tuple[int, ...], window: Window) -> Var:
@@ -79,13 +65,11 @@ def _average(low: Lowering, x: Var, kernel: tuple[int, ...], window: Window) -> 
 
 def _combined(low: Lowering, x: Var, kernel: tuple[int, ...], window: Window, template: str) -> Var:
     """Combine the values of each window of a dilated pool, one place of the window after the other."""
-    spans = [(size - 1) * dilation for size, dilation in zip(kernel, window.dilations, strict=True)]
     result = None
-    for place in itertools.product(*(range(size) for size in kernel)):
+    for place in taps(window, kernel):
         ranges = []
-        for offset, dilation, span, stride in zip(place, window.dilations, spans, window.strides, strict=True):
-            start, left = offset * dilation, span - offset * dilation
-            ranges.append(f"{start or ''}:{-left or ''}" + (f":{stride}" if stride != 1 else ""))
+        for (before, behind), stride in zip(place, window.strides, strict=True):
+            ranges.append(f"{before or ''}:{-behind or ''}" + (f":{stride}" if stride != 1 else ""))
         part = low.emit(f"{{}}[:, :, {', '.join(ranges)}]", x)
         result = part if result is None else low.emit(template, result, part)
     assert result is not None
@@ -117,21 +101,6 @@ def _padded(low: Lowering, x: Var, window: Window, value: str) -> Var:
     return low.emit(f'ops.pad({{}}, {literal(amounts)}, "constant", {value})', x)
 
 
-def _shares(sizes: list[int], kernel: tuple[int, ...], window: Window, whole: Window, counted: bool) -> np.ndarray:  # type: ignore[type-arg]
-    """Return by what to multiply the mean over each window, so that only what counts in it is divided by."""
-    result = np.ones((1, 1))
-    for axis, size in enumerate(sizes):
-        start, end, stride = whole.starts[axis], whole.ends[axis], whole.strides[axis]
-        inside = np.zeros(start + size + end)
-        inside[0 if counted else start : start + size + (window.ends[axis] if counted else 0)] = 1
-        step = whole.dilations[axis]
-        span = (kernel[axis] - 1) * step + 1
-        places = range(0, len(inside) - span + 1, stride)
-        factors = np.array([kernel[axis] / inside[place : place + span : step].sum() for place in places])
-        result = result[..., None] * factors
-    return result
-
-
 def global_pool(low: Lowering, node: Node) -> None:
     """Lower GlobalAveragePool and GlobalMaxPool."""
     (x,) = operands(node, 1)
@@ -146,7 +115,7 @@ def resize(low: Lowering, node: Node) -> None:
     mode, coordinates = attribute(node, "mode"), attribute(node, "coordinate_transformation_mode")
     scales = None if scales_in is None else low.constant(scales_in)
     given = scales is not None and scales.size
-    old, new = low.known_shape(x), low.known_shape(node.outputs[0])
+    old, new = sizes_of(x), sizes_of(node.outputs[0])
     result, rank = low.tensor(x), low.rank(x)
     for axis in range(rank):
         factor = float(scales[axis]) if given and scales is not None else None

@@ -8,9 +8,8 @@ from onnx_ir import Node, Value
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, literal, ms_dtype
 from mopruning.backends.mindspore.lowering.layers import embedding
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands
-
-_END = 1 << 31  # ONNX writes "to the end" as a number at least as large
+from mopruning.ir.lowering import Refusal, operands, sizes_of
+from mopruning.ir.nodes import FAR, even_parts, filler_of, pad_amounts
 
 
 def reshape(low: Lowering, node: Node) -> None:
@@ -40,7 +39,7 @@ def squeeze(low: Lowering, node: Node) -> None:
     x, given = operands(node, 2)
     rank = low.rank(x)
     if given is None:
-        axes = [axis for axis, size in enumerate(low.known_shape(x)) if size == 1]
+        axes = [axis for axis, size in enumerate(sizes_of(x)) if size == 1]
     else:
         axes = sorted(axis % rank for axis in low.integers(given, "axes"))
     low.put(node, f"ops.squeeze({{}}, {literal(tuple(axes))})", low.tensor(x))
@@ -71,11 +70,10 @@ def split(low: Lowering, node: Node) -> None:
     if given is not None:
         sizes = low.integers(given, "sizes")
     else:
-        size = low.known_shape(x)[axis]
+        size = sizes_of(x)[axis]
         if size is None:
             raise Refusal("an axis of open size; give the graph's inputs shapes")
-        part = -(-size // len(node.outputs))
-        sizes = [min(part, size - part * i) for i in range(len(node.outputs))]
+        sizes = even_parts(size, len(node.outputs))
     equal = sizes[0] if len(set(sizes)) == 1 else sizes
     parts = low.emit(f"ops.split({{}}, {literal(equal)}, {axis})", low.tensor(x))
     for index, output in enumerate(node.outputs):
@@ -85,15 +83,11 @@ def split(low: Lowering, node: Node) -> None:
 
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
-    x, starts_in, ends_in, axes_in, steps_in = operands(node, 5)
-    starts, ends = low.integers(starts_in, "bounds"), low.integers(ends_in, "bounds")
-    axes = list(range(len(starts))) if axes_in is None else low.integers(axes_in, "axes")
-    steps = [1] * len(starts) if steps_in is None else low.integers(steps_in, "steps")
-    rank, sizes = low.rank(x), low.known_shape(x)
+    x, cuts = operands(node)[0], low.cuts(node)
+    rank, sizes = low.rank(x), sizes_of(x)
     result = low.tensor(x)
     ranges = [":"] * rank
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis %= rank
+    for start, end, axis, step in cuts:
         size = sizes[axis]
         if step < 0:
             if size is None:
@@ -104,7 +98,7 @@ def slice_(low: Lowering, node: Node) -> None:
             first, stop, _ = slice(start, end, step).indices(size)
             ranges[axis] = _range(first, stop if stop < size else None, step)
         else:
-            ranges[axis] = _range(start, None if end >= _END else end, step)
+            ranges[axis] = _range(start, None if end >= FAR else end, step)
     while ranges and ranges[-1] == ":":
         ranges.pop()
     low.set(node.outputs[0], low.emit(f"{{}}[{', '.join(ranges)}]", result) if ranges else result)
@@ -130,7 +124,7 @@ def gather(low: Lowering, node: Node) -> None:
         low.set(node.outputs[0], found)
         return
     numbers = low.constant(index)
-    size = low.known_shape(x)[axis]
+    size = sizes_of(x)[axis]
     if numbers is not None:
         if numbers.ndim == 0 and (size is not None or numbers >= 0):
             at = int(numbers) % size if size is not None else int(numbers)
@@ -157,7 +151,7 @@ def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements."""
     x, index = operands(node, 2)
     axis = attribute(node, "axis") % low.rank(x)
-    where = _from_start(low, index, low.known_shape(x)[axis])
+    where = _from_start(low, index, sizes_of(x)[axis])
     low.put(node, f"ops.gather_elements({{}}, {axis}, {{}})", low.tensor(x), where)
 
 
@@ -175,18 +169,14 @@ def tile(low: Lowering, node: Node) -> None:
 
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad; by reflection or with the edge it picks elements."""
-    x, amounts, value, axes_in = operands(node, 4)
+    x, amounts, value, axes = operands(node, 4)
     rank, numbers = low.rank(x), low.integers(amounts, "amounts")
-    axes = list(range(rank)) if axes_in is None else [axis % rank for axis in low.integers(axes_in, "axes")]
-    begins, ends = [0] * rank, [0] * rank
-    for position, axis in enumerate(axes):
-        begins[axis], ends[axis] = numbers[position], numbers[len(axes) + position]
-    mode, result, sizes = attribute(node, "mode"), low.tensor(x), low.known_shape(x)
+    begins, ends = pad_amounts(numbers, None if axes is None else low.integers(axes, "axes"), rank, 0)
+    mode, result, sizes = attribute(node, "mode"), low.tensor(x), sizes_of(x)
     if mode == "constant":
-        filler = None if value is None else low.constant(value)
-        if value is not None and filler is None:
+        number = 0.0 if value is None else low.number(value)
+        if number is None:
             raise Refusal("its value is computed; it must be a constant")
-        number = 0.0 if filler is None else filler.reshape(-1)[0].item()
         first = next((axis for axis in range(rank) if begins[axis] or ends[axis]), rank - 1)
         around = [n for axis in reversed(range(first, rank)) for n in (begins[axis], ends[axis])]
         low.put(node, f'ops.pad({{}}, {literal(tuple(around))}, "constant", {literal(number)})', result)
@@ -206,7 +196,7 @@ def shape(low: Lowering, node: Node) -> None:
     """Lower Shape."""
     (x,) = operands(node, 1)
     features = low.tensor(x)
-    sizes = low.known_shape(x)
+    sizes = sizes_of(x)
     axes = range(len(sizes))[slice(attribute(node, "start"), attribute(node, "end"))]
     if all(sizes[axis] is not None for axis in axes):
         low.set(node.outputs[0], np.array([sizes[axis] for axis in axes], np.int64))
@@ -218,7 +208,7 @@ def shape(low: Lowering, node: Node) -> None:
 def size(low: Lowering, node: Node) -> None:
     """Lower Size."""
     (x,) = operands(node, 1)
-    sizes = low.known_shape(x)
+    sizes = sizes_of(x)
     if None not in sizes:
         low.set(node.outputs[0], np.array(np.prod(sizes), np.int64))  # type: ignore[arg-type]
         return
@@ -228,8 +218,7 @@ def size(low: Lowering, node: Node) -> None:
 
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
-    given = node.attributes.get("value")
-    filler = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+    filler = filler_of(node).numpy()
     number, dtype = literal(filler.reshape(-1)[0].item()), ms_dtype(filler.dtype.name)
     low.put(node, f"ops.full({low.shape_of(node.outputs[0], reshape=False)}, {number}, dtype={dtype})")
 
@@ -272,7 +261,7 @@ def space_to_depth(low: Lowering, node: Node) -> None:
 
 
 def _image(low: Lowering, value: Value) -> list[int]:
-    sizes = low.known_shape(value)
+    sizes = sizes_of(value)
     if None in sizes[1:]:
         raise Refusal("an image of open size; give the graph's inputs shapes")
     return [-1 if size is None else size for size in sizes]

@@ -205,7 +205,7 @@ def same(call: Call) -> Values:
 
 def cast(call: Call) -> Values:
     """Translate Cast."""
-    return call.add("Cast", [call.x], to=int(onnx_ir.DataType.from_numpy(np.dtype(typed("dtype", call.node)))))
+    return call.network.cast(call.name, call.x, typed("dtype", call.node))
 
 
 def activation(call: Call) -> Values:

@@ -60,20 +60,6 @@ class Network(Assembly):
         """Add a number of the type that a value has."""
         return self.constant(name, number, dtype_of(like))
 
-    def reshape(self, name: str, x: Value, shape: Sequence[int]) -> Value:
-        """Add a Reshape; 0 keeps an axis, -1 is what is left."""
-        return self.node("Reshape", name, [x, self.constant(f"{name}.shape", list(shape))])
-
-    def transpose(self, name: str, x: Value, order: Sequence[int]) -> Value:
-        """Add a Transpose, where it changes anything."""
-        return x if list(order) == sorted(order) else self.node("Transpose", name, [x], {"perm": list(order)})
-
-    def slice(self, name: str, x: Value, cuts: Mapping[int, tuple[int, int, int]]) -> Value:
-        """Add a Slice: axis -> start, end and step."""
-        columns = [list(column) for column in zip(*cuts.values(), strict=True)]
-        parts = (("starts", columns[0]), ("ends", columns[1]), ("axes", list(cuts)), ("steps", columns[2]))
-        return self.node("Slice", name, [x, *(self.constant(f"{name}.{what}", list(part)) for what, part in parts)])
-
     def model(
         self, outputs: Mapping[str, Value], *, source: str, metadata: Mapping[str, str] | None = None
     ) -> onnx_ir.Model:

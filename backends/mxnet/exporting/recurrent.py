@@ -15,15 +15,13 @@ from onnx_ir import Value
 
 from mopruning.backends.mxnet.exporting.network import Call, Translation, Values, known, sizes_of
 from mopruning.ir.lowering import Refusal
-
-_ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
-"""For each of ONNX's gates (input, output, forget, cell; update, reset, hidden) its place among MXNet's."""
+from mopruning.ir.recurrent import ORDER
 
 
 def recurrent(call: Call) -> Values:
     """Translate RNN to one LSTM or GRU a layer."""
     node, mode = call.node, call.node.text("mode")
-    if mode not in _ORDER:
+    if mode not in ("lstm", "gru"):
         raise Refusal(f"its mode is {mode}")
     if node.flag("use_sequence_length") or node.text("projection_size") or node.text("lstm_state_clip_min"):
         raise Refusal("it has lengths, projections or clipped states")
@@ -31,7 +29,7 @@ def recurrent(call: Call) -> Values:
     directions = 2 if node.flag("bidirectional") else 1
     (inputs,) = known(call.sizes()[2:])
     row, states = call.input(1), [call.input(index) for index in range(2, 4 if mode == "lstm" else 3)]
-    gates = len(_ORDER[mode]) * hidden
+    gates = len(ORDER[mode.upper()]) * hidden
     places = _places(layers, directions, gates, hidden, inputs)
     x, ends = call.x, list[list[Value]]()
     attributes: dict[str, Any] = {"hidden_size": hidden} | ({"linear_before_reset": 1} if mode == "gru" else {})
@@ -107,7 +105,7 @@ def _biases(call: Call, name: str, row: Value, places: Sequence[tuple[int, tuple
 
 def _ordered(call: Call, name: str, weights: Value) -> Value:
     """Put the gates of weights [gates * hidden, ...] in ONNX's order."""
-    order = _ORDER[call.node.text("mode")]
+    order = ORDER[call.node.text("mode").upper()]
     sizes = call.network.constant(f"{name}.split", [known(sizes_of(weights)[:1])[0] // len(order)] * len(order))
     parts = call.network.nodes("Split", f"{name}.gates", [weights, sizes], len(order), {"axis": 0})
     return call.network.node("Concat", f"{name}.ordered", [parts[place] for place in order], {"axis": 0})

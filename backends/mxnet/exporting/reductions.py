@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir
 from onnx_ir import Value
 
 from mopruning.backends.mxnet.exporting.network import Call, Translation, Values, typed
 from mopruning.ir.lowering import Refusal
 
-_INT64 = int(onnx_ir.DataType.INT64)
 _REDUCED = {"sum": "ReduceSum", "mean": "ReduceMean", "max": "ReduceMax", "min": "ReduceMin", "prod": "ReduceProd"}
 
 
@@ -32,13 +30,12 @@ def _reduced(call: Call, operator: str) -> Value:
     node = call.node
     if node.text("initial") or node.text("dtype"):
         raise Refusal("it starts from a number, or in another type")
-    axes, keep = list(node.integers("axis")), int(node.flag("keepdims"))
+    axes, keep = list(node.integers("axis")), node.flag("keepdims")
     if node.flag("exclude"):
         rank = call.rank()
         axes = [axis for axis in range(rank) if axis not in {call.checked(one, rank) for one in axes}]
-    given = [call.constant("axes", axes)] if axes else []
     if axes or keep or "_np" in node.operator:
-        return call.add(operator, [call.x, *given], keepdims=keep)
+        return call.network.reduction(operator, call.name, call.x, axes, keepdims=keep)
     total = call.part(operator, "total", [call.x], keepdims=0)  # a single number has an axis there
     return call.add("Unsqueeze", [total, call.constant("axis", [0])])
 
@@ -53,7 +50,7 @@ def extreme(call: Call) -> Values:
     attributes = {"axis": axis, "keepdims": int(node.flag("keepdims"))}
     if node.operator.startswith("_np"):
         return call.add(operator, [call.x], **attributes)
-    return call.add("Cast", [call.part(operator, "index", [call.x], **attributes)], to=int(onnx_ir.DataType.FLOAT))
+    return call.network.cast(call.name, call.part(operator, "index", [call.x], **attributes), np.float32)
 
 
 def cumulative(call: Call) -> Values:
@@ -71,8 +68,7 @@ def top_k(call: Call) -> Values:
         raise Refusal(f"its k is {count}, its ret_typ {kind}")
     attributes = {"axis": node.integer("axis", -1), "largest": int(not node.flag("is_ascend"))}
     values, places = call.network.nodes("TopK", call.name, [call.x, call.constant("k", [count])], 2, attributes)
-    dtype = onnx_ir.DataType.from_numpy(np.dtype(typed("dtype", node)))
-    places = places if dtype == _INT64 else call.part("Cast", "index", [places], to=int(dtype))
+    places = call.network.index(f"{call.name}.index", places, typed("dtype", node))
     return {"both": (values, places), "value": (values,), "indices": (places,)}[kind]
 
 

@@ -12,9 +12,8 @@ import onnx_ir
 from mopruning.backends.mxnet.exporting.layers import index_of
 from mopruning.backends.mxnet.exporting.network import Call, Translation, Values, dtype_of, known, sizes_of, typed
 from mopruning.errors import FormatError
+from mopruning.ir.assembly import END
 from mopruning.ir.lowering import Refusal
-
-_END = (1 << 63) - 1
 
 
 def reshape(call: Call) -> Values:
@@ -179,14 +178,14 @@ def slice_(call: Call) -> Values:
         back = step < 0
         if (start, stop, step) != (None, None, 1):
             start = (-1 if back else 0) if start is None else start
-            cuts[axis] = (start, (-_END if back else _END) if stop is None else stop, step)
+            cuts[axis] = (start, (-END if back else END) if stop is None else stop, step)
     return call.network.slice(call.name, call.x, cuts) if cuts else call.x
 
 
 def slice_axis(call: Call) -> Values:
     """Translate slice_axis."""
     node = call.node
-    end = node.integer("end", _END)
+    end = node.integer("end", END)
     return call.network.slice(call.name, call.x, {node.integer("axis", 0): (node.integer("begin", 0), end, 1)})
 
 
@@ -347,7 +346,7 @@ def flip(call: Call) -> Values:
     if call.node.flag("use_sequence_length"):
         raise Refusal("it has lengths")
     axes = call.node.integers("axis", (0,))
-    return call.network.slice(call.name, call.x, {call.checked(axis, call.rank()): (-1, -_END, -1) for axis in axes})
+    return call.network.slice(call.name, call.x, {call.checked(axis, call.rank()): (-1, -END, -1) for axis in axes})
 
 
 def lower_triangle(call: Call) -> Values:

@@ -10,9 +10,10 @@ import numpy as np
 import onnx_ir
 from onnx_ir import Node, Value
 
-from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of, sizes_of
+from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands
+from mopruning.ir.lowering import Refusal, operands, sizes_of
+from mopruning.ir.nodes import cast_type, is_usual_selu
 
 _LARGEST = 2**53
 """Numbers from here on, and what is no number, go as arrays: MXNet reads a number as a double."""
@@ -180,9 +181,7 @@ def clip(low: Lowering, node: Node) -> None:
 
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike."""
-    x, *like = [*node.inputs]
-    assert x is not None
-    dtype = like[0].dtype if like and like[0] is not None else onnx_ir.DataType(attribute(node, "to"))
+    x, dtype = operands(node)[0], cast_type(node)
     wanted = dtype_of(Value(name=str(node.name), type=None if dtype is None else onnx_ir.TensorType(dtype)))
     low.set(node.outputs[0], low.call("cast", low.symbol(x), name=node.name, dtype=wanted))
 
@@ -200,8 +199,7 @@ def activation(low: Lowering, node: Node) -> None:
         kind = {"LeakyRelu": "leaky", "Elu": "elu"}[node.op_type]
         result = low.call("LeakyReLU", x, name=name, act_type=kind, slope=alpha)
     elif node.op_type == "Selu":
-        usual = np.allclose((alpha, attribute(node, "gamma")), (1.6732632423543772, 1.0507009873554805), rtol=1e-6)
-        if usual:
+        if is_usual_selu(node):
             result = low.call("LeakyReLU", x, name=name, act_type="selu")
         else:
             inner = low.call("LeakyReLU", x, act_type="elu", slope=alpha)
@@ -230,20 +228,14 @@ def activation(low: Lowering, node: Node) -> None:
 
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
-    x, given = operands(node, 2)
-    axes = [] if given is None else low.integers(given, "axes")
-    if not axes and attribute(node, "noop_with_empty_axes"):
+    x, axes = operands(node)[0], low.reduced_axes(node)
+    if axes is None:
         low.set(node.outputs[0], low.get(x))
         return
-    rank = low.rank(x)
-    if not rank:
+    if not axes:
         raise Refusal("it reduces an array without axes")
     keep = bool(attribute(node, "keepdims"))
-    options: dict[str, Any] = {
-        "axis": tuple(sorted(axis % rank for axis in axes)) or tuple(range(rank)),
-        "keepdims": keep,
-        "name": node.name,
-    }
+    options: dict[str, Any] = {"axis": tuple(axes), "keepdims": keep, "name": node.name}
     features = low.symbol(x)
     if node.op_type in REDUCED:
         result = low.call(REDUCED[node.op_type], features, **options)

@@ -13,7 +13,7 @@ from onnx_ir import Node, Value
 from mopruning.backends.mxnet.exporting.variables import NOTES
 from mopruning.backends.mxnet.framework import mx
 from mopruning.ir import lowering
-from mopruning.ir.lowering import Refusal, open_shape
+from mopruning.ir.lowering import Refusal, open_shape, sizes_of
 from mopruning.ir.roles import default_roles
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -45,7 +45,6 @@ class Lowering(lowering.Lowering[Symbol]):
         self.kinds: dict[str, str] = {}
         self.open_input: tuple[Value, Symbol] | None = None
         self._fetched: dict[str, Symbol] = {}
-        self._arrays: dict[int, tuple[NumPyArray, Symbol]] = {}
         self._usual = default_roles(model)
         self._taken = {str(value.name) for value in (*model.graph.inputs, *model.graph.initializers.values())}
 
@@ -90,30 +89,10 @@ class Lowering(lowering.Lowering[Symbol]):
         lowered = self.get(value)
         if not isinstance(lowered, np.ndarray):
             return lowered
-        if id(lowered) not in self._arrays:
-            name = str(value.name)
-            if value.is_initializer():
-                variable = self._held(name, lowered, "constant", {"role": "constant"})
-            else:
-                variable = self.constants(f"{name}.constant", lowered)
-            self._arrays[id(lowered)] = lowered, variable  # the array is kept, so that its `id` stays its own
-        return self._arrays[id(lowered)][1]
-
-    def number(self, value: Value | None) -> float | int | None:
-        """Return the number that a constant holds; None if it is computed, or has many."""
-        content = self.constant(value)
-        return content.reshape(-1)[0].item() if content is not None and content.size == 1 else None
-
-    def integers(self, value: Value | None, what: str) -> list[int]:
-        """Return the whole numbers that a constant holds, such as axes.
-
-        Raises:
-            Refusal: If they are computed.
-        """
-        content = self.constant(value)
-        if content is None:
-            raise Refusal(f"its {what} are computed; they must be constants")
-        return [int(number) for number in content.reshape(-1)]
+        name = str(value.name)
+        if value.is_initializer():
+            return self.once(lowered, lambda: self._held(name, lowered, "constant", {"role": "constant"}))
+        return self.once(lowered, lambda: self.constants(f"{name}.constant", lowered))
 
     # Operators
 
@@ -195,17 +174,6 @@ def dtype_of(value: Value) -> str:
     if name not in _TYPES:
         raise Refusal(f"{value.name!r} is {name}, of which MXNet has no arrays")
     return name
-
-
-def sizes_of(value: Value) -> list[int | None]:
-    """Return the sizes of a value's axes, None where one is open.
-
-    Raises:
-        Refusal: If not even the number of axes is known.
-    """
-    if value.shape is None:
-        raise Refusal(f"the shape of {value.name!r} is not known; give the graph's inputs shapes")
-    return [size if isinstance(size, int) else None for size in value.shape]
 
 
 def spatial_sizes(value: Value) -> list[int]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from onnx_ir import Node, Value
 
-from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of, sizes_of
+from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands, weight_shape, window_of
+from mopruning.ir.lowering import Refusal, operands, sizes_of, weight_shape, window_of
 
 _SMALLEST = 1e-5
 """Epsilon below which cuDNN's batch normalisation refuses to work; MXNet's own takes any."""
@@ -156,25 +156,17 @@ def instance_norm(low: Lowering, node: Node) -> None:
 
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops while `autograd.record` is on."""
-    x, ratio, _ = operands(node, 3)
-    number = low.number(ratio)
-    if ratio is not None and number is None:
+    x, share = operands(node)[0], low.dropped_share(node)
+    if share is None:
         raise Refusal("its ratio is computed; it must be a constant")
-    share = 0.5 if number is None else float(str(np.float32(number)))
     low.set(node.outputs[0], low.call("Dropout", low.symbol(x), name=node.name, p=share))
 
 
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu: an operator of its own where there is a slope a channel, or one for all."""
     x, slope = operands(node, 2)
-    spread = slope.producer()
-    weight = slope if spread is None or spread.op_type not in ("Unsqueeze", "Reshape") else spread.inputs[0]
-    features, rank = low.symbol(x), low.rank(x)
-    shape = weight_shape(slope)
-    first = 1 - rank + len(shape)  # the place of the channels in the slope's shape, which is aligned at the end
-    count = int(np.prod(shape))
-    by_channel = rank > 1 and 0 <= first < len(shape) and shape[first] == count
-    if low.is_parameter(weight) and len(weight_shape(weight)) == 1 and (count == 1 or by_channel):
+    features, weight = low.symbol(x), low.channel_slopes(node)
+    if weight is not None:
         result = low.call("LeakyReLU", features, low.symbol(weight), name=node.name, act_type="prelu")
     else:
         negative = low.call("broadcast_mul", low.scalar("_minimum_scalar", features, 0.0), low.symbol(slope))

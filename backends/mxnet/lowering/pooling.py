@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import reduce
 from typing import Any, TypeAlias
 
 import numpy as np
 from onnx_ir import Node, Value
 
-from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of, sizes_of, spatial_sizes
+from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of, spatial_sizes
 from mopruning.backends.mxnet.lowering.layers import padded
 from mopruning.ir import resampling
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, Window, open_shape, operands, window_of
+from mopruning.ir.lowering import Refusal, Window, open_shape, operands, sizes_of, window_of
+from mopruning.ir.pooling import all_windows, counted, counts, taps
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -31,27 +31,30 @@ def pool(low: Lowering, node: Node) -> None:
     axes, window = len(kernel), window_of(node, len(kernel))
     if not 1 <= axes <= 3:
         raise Refusal(f"pools have one to three axes there, not {axes}")
-    largest, counted = node.op_type == "MaxPool", bool(attribute(node, "count_include_pad"))
+    largest, padding = node.op_type == "MaxPool", bool(attribute(node, "count_include_pad"))
     options: dict[str, Any] = {"kernel": tuple(kernel), "stride": window.strides, "name": node.name}
-    convention = _convention(x, node, kernel, window)
+    ceil = bool(attribute(node, "ceil_mode"))
+    convention = _convention(x, kernel, window, ceil)
     if convention:
-        options |= {"pool_type": "max"} if largest else {"pool_type": "avg", "count_include_pad": counted}
+        options |= {"pool_type": "max"} if largest else {"pool_type": "avg", "count_include_pad": padding}
         options |= {"pooling_convention": convention, "pad": window.starts}
         low.set(node.outputs[0], low.call("Pooling", low.symbol(x), **options))
         return
-    sizes, counts = spatial_sizes(x), spatial_sizes(node.outputs[0])
-    moves = zip(counts, window.strides, kernel, window.dilations, strict=True)
-    reach = [(count - 1) * stride + (size - 1) * dilation + 1 for count, stride, size, dilation in moves]
-    ends = [max(0, whole - start - size) for whole, start, size in zip(reach, window.starts, sizes, strict=True)]
+    sizes = spatial_sizes(x)
+    whole = all_windows(window, sizes, kernel, ceil)
+    windows = counts(whole, sizes, kernel)
+    moves = zip(windows, window.strides, kernel, window.dilations, strict=True)
+    covered = [(count - 1) * stride + (size - 1) * dilation + 1 for count, stride, size, dilation in moves]
+    ends = [max(0, last - start - size) for last, start, size in zip(covered, window.starts, sizes, strict=True)]
     x_padded = low.symbol(x)
     if any(window.starts) or any(ends):
         lowest = _LOWEST if dtype_of(x) == "float16" else float(np.finfo(np.float32).min)
         x_padded = padded(low, x_padded, window.starts, ends, lowest if largest else 0.0)
-    for axis, (whole, start, size, end) in enumerate(zip(reach, window.starts, sizes, ends, strict=True)):
-        if start + size + end > whole:
-            x_padded = low.sliced(x_padded, axis + 2, 0, whole)
+    for axis, (last, start, size, end) in enumerate(zip(covered, window.starts, sizes, ends, strict=True)):
+        if start + size + end > last:
+            x_padded = low.sliced(x_padded, axis + 2, 0, last)
     if set(window.dilations) != {1}:
-        result = _gathered(low, x_padded, window, kernel, counts, "broadcast_maximum" if largest else "broadcast_add")
+        result = _gathered(low, x_padded, window, kernel, windows, "broadcast_maximum" if largest else "broadcast_add")
     elif largest:
         low.set(node.outputs[0], low.call("Pooling", x_padded, pool_type="max", **options))
         return
@@ -59,27 +62,33 @@ def pool(low: Lowering, node: Node) -> None:
         options["name"] = None
         result = low.call("Pooling", x_padded, pool_type="sum", **options)
     if not largest:
-        shares = 1 / _counted(sizes, counts, kernel, window, counted)
+        numbers: NumPyArray = np.ones((), np.float64)
+        for count in counted(window, whole, sizes, kernel, padding):
+            numbers = numbers[..., None] * count
+        shares = 1 / numbers
         table = low.constants(f"{low.place}.shares", shares.astype(dtype_of(x)).reshape(1, 1, *shares.shape))
         result = low.call("broadcast_mul", result, table, name=node.name)
     low.set(node.outputs[0], result)
 
 
-def _convention(x: Value, node: Node, kernel: list[int], window: Window) -> str:
+def _convention(x: Value, kernel: list[int], window: Window, ceil: bool) -> str:
     """Return the rule by which Pooling counts the same windows, "" where there is none."""
     if window.starts != window.ends or set(window.dilations) != {1}:
         return ""
     windows = list(zip(kernel, window.strides, window.starts, strict=True))
     if any(pad >= size for size, _, pad in windows):
         return ""
-    if not attribute(node, "ceil_mode"):
+    if not ceil:
         return "valid"
     if all(stride + pad <= size for size, stride, pad in windows):  # the last window starts inside, whatever the size
         return "full"
-    sizes, counts = sizes_of(x)[2:], sizes_of(node.outputs[0])[2:]
+    sizes = [size for size in sizes_of(x)[2:] if size is not None]
+    if len(sizes) < len(kernel):
+        return ""
+    found = counts(all_windows(window, sizes, kernel, ceil), sizes, kernel)
     same = all(
-        size is not None and count == -(-(size + 2 * pad - span) // stride) + 1
-        for size, count, (span, stride, pad) in zip(sizes, counts, windows, strict=True)
+        count == -(-(size + 2 * pad - span) // stride) + 1
+        for size, count, (span, stride, pad) in zip(sizes, found, windows, strict=True)
     )
     return "full" if same else ""
 
@@ -167,8 +176,8 @@ def _mixed(low: Lowering, x: Symbol, shares: Symbol, axis: int, rank: int) -> Sy
 def _gathered(low: Lowering, x: Symbol, window: Window, kernel: list[int], counts: list[int], operator: str) -> Symbol:
     """Join the numbers of windows with gaps: those at one place of all windows at a time."""
     parts = []
-    for place in itertools.product(*(range(size) for size in kernel)):
-        starts = [index * dilation for index, dilation in zip(place, window.dilations, strict=True)]
+    for place in taps(window, kernel):
+        starts = [before for before, _ in place]
         stops = [a + (n - 1) * s + 1 for a, n, s in zip(starts, counts, window.strides, strict=True)]
         bounds: dict[str, Any] = {
             "begin": (None, None, *starts),
@@ -177,15 +186,3 @@ def _gathered(low: Lowering, x: Symbol, window: Window, kernel: list[int], count
         }
         parts.append(low.call("slice", x, **bounds))
     return reduce(lambda a, b: low.call(operator, a, b), parts)
-
-
-def _counted(sizes: list[int], counts: list[int], kernel: list[int], window: Window, padding: bool) -> np.ndarray:  # type: ignore[type-arg]
-    """Return how many numbers each window counts: those of the image, and of the padding that was asked for."""
-    result: NumPyArray = np.ones((), np.float64)
-    places = zip(sizes, counts, kernel, window.strides, window.dilations, window.starts, window.ends, strict=True)
-    for size, count, span, stride, dilation, start, end in places:
-        at = np.arange(count)[:, None] * stride + np.arange(span) * dilation - start
-        low, high = (-start, size + end) if padding else (0, size)
-        inside = ((at >= low) & (at < high)).sum(1)
-        result = result[..., None] * np.maximum(inside, 1)
-    return result

@@ -5,16 +5,10 @@ from __future__ import annotations
 import numpy as np
 from onnx_ir import Node, Value
 
-from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of, sizes_of
+from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands, weight_shape
-from mopruning.ir.recurrent import joint, sources
-
-ORDER = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
-"""For each of ONNX's gates its place among MXNet's, which are ordered as PyTorch's."""
-
-GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2)}
-"""For each of MXNet's gates (input, forget, cell, output; reset, update, new) its place among ONNX's."""
+from mopruning.ir.lowering import operands, sizes_of, weight_shape
+from mopruning.ir.recurrent import ORDER, joint, sources
 
 
 def recurrent(low: Lowering, node: Node) -> None:
@@ -43,9 +37,9 @@ def recurrent(low: Lowering, node: Node) -> None:
 
 def _row(low: Lowering, node: Node, weights: Value, recurrence: Value, biases: Value | None) -> Symbol:
     """Return all numbers of a layer: the weights of each direction, then the biases, gates in MXNet's order."""
-    gates, directions = len(GATES[node.op_type]), weight_shape(weights)[0]
-    hidden = weight_shape(recurrence)[2]
     order = ORDER[node.op_type]
+    gates, directions = len(order), weight_shape(weights)[0]
+    hidden = weight_shape(recurrence)[2]
     own = [sources(weights, directions, order), sources(recurrence, directions, order)]
     own.append(sources(biases, directions, order, 2))
     if own[0] is not None and own[1] is not None and own[2] is not None:
@@ -60,7 +54,7 @@ def _row(low: Lowering, node: Node, weights: Value, recurrence: Value, biases: V
             continue
         rows = low.call("reshape", low.symbol(value), shape=(directions * count, gates * hidden, -1))
         parts = low.call("SliceChannel", rows, num_outputs=gates, axis=1)
-        turned = low.call("concat", *(parts[place] for place in GATES[node.op_type]), dim=1)
+        turned = low.call("concat", *(parts[order.index(place)] for place in range(gates)), dim=1)
         blocks.append(low.call("reshape", turned, shape=(directions, -1)))
     both = low.call("reshape", low.call("concat", blocks[0], blocks[1], dim=1), shape=(-1,))
     return low.call("concat", both, low.call("reshape", blocks[2], shape=(-1,)), dim=0)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from onnx_ir import Node, Value
 
-from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of, sizes_of
+from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.backends.mxnet.lowering.layers import padded
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, open_shape, operands, weight_shape
+from mopruning.ir.lowering import Refusal, open_shape, operands, sizes_of, weight_shape
+from mopruning.ir.nodes import even_parts, filler_of, pad_amounts
 
 _MOST = 64  # entries along the axis of a GatherElements: one operator each
 
@@ -62,8 +63,7 @@ def split(low: Lowering, node: Node) -> None:
         whole = sizes_of(x)[axis]
         if whole is None:
             raise Refusal("it splits an open axis evenly")
-        part = -(-whole // count)
-        sizes = [min(part, whole - index * part) for index in range(count)]
+        sizes = even_parts(whole, count)
     else:
         sizes = low.integers(given, "sizes")
     if count > 1 and len(set(sizes)) == 1:
@@ -81,14 +81,10 @@ def split(low: Lowering, node: Node) -> None:
 
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
-    x, starts, ends, axes, steps = operands(node, 5)
-    first, last = low.integers(starts, "starts"), low.integers(ends, "ends")
-    chosen = list(range(len(first))) if axes is None else low.integers(axes, "axes")
-    strides = [1] * len(first) if steps is None else low.integers(steps, "steps")
+    x, cuts = operands(node)[0], low.cuts(node, ("starts", "ends"))
     sizes = sizes_of(x)
     begin, end, step = (list[Any]([None] * len(sizes)) for _ in range(3))
-    for start, stop, axis, stride in zip(first, last, chosen, strides, strict=True):
-        axis %= len(sizes)
+    for start, stop, axis, stride in cuts:
         size = sizes[axis]
         if size is not None:
             picked = range(size)[slice(start, stop if stop >= -size or stride > 0 else None, stride)]
@@ -178,10 +174,7 @@ def pad(low: Lowering, node: Node) -> None:
     x, amounts, value, axes = operands(node, 4)
     rank, mode = low.rank(x), attribute(node, "mode")
     numbers = low.integers(amounts, "amounts")
-    chosen = list(range(rank)) if axes is None else [axis % rank for axis in low.integers(axes, "axes")]
-    starts, ends = [0] * rank, [0] * rank
-    for position, axis in enumerate(chosen):
-        starts[axis], ends[axis] = numbers[position], numbers[len(chosen) + position]
+    starts, ends = pad_amounts(numbers, None if axes is None else low.integers(axes, "axes"), rank, 0)
     filler = 0.0 if value is None else low.number(value)
     if filler is None:
         raise Refusal("its value is computed; it must be a constant")
@@ -221,8 +214,7 @@ def size(low: Lowering, node: Node) -> None:
 
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
-    given = node.attributes.get("value")
-    number = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
+    number = filler_of(node).numpy()
     output, other = node.outputs[0], _shaped_as(node.inputs[0])
     if other is not None and low.rank(other):
         zeros = low.call("zeros_like", low.symbol(other))

@@ -10,9 +10,7 @@ from onnx_ir import Value
 
 from mopruning.backends.pytorch.exporting.spelling import PATH, SOURCE, Spelling, number_of, shape_of
 from mopruning.errors import FormatError
-
-GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
-"""Operator -> which of PyTorch's gates stands at each place of ONNX: i, f, g, o as i, o, f, c; r, z, n as z, r, h."""
+from mopruning.ir.recurrent import ORDER
 
 
 def lstm(spelling: Spelling, inputs: Sequence[Value | None]) -> Sequence[Value]:
@@ -97,7 +95,7 @@ def _layer(
 
 def _reordered(spelling: Spelling, weight: Value | None, part: str) -> Value:
     """Put the gates in ONNX's order."""
-    order = GATES[spelling.node.op_type]
+    order = ORDER[spelling.node.op_type]
     gates = spelling.ops("Split", [weight], f"{part}_gates", len(order), axis=0, num_outputs=len(order))
     return spelling.op("Concat", [gates[i] for i in order], f"{part}_order", axis=0)
 

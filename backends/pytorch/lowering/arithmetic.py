@@ -18,6 +18,8 @@ from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import INDEX, Lowering, Sizes, to_dtype
 from mopruning.errors import FormatError
 from mopruning.ir.attributes import attribute
+from mopruning.ir.lowering import operands
+from mopruning.ir.nodes import is_usual_selu
 
 UNARY: Mapping[str, Callable[..., Any]] = {
     "Relu": F.relu,
@@ -81,7 +83,7 @@ _REDUCTIONS: Mapping[str, Callable[..., Any]] = {
 
 def unary(low: Lowering, node: Node) -> None:
     """Lower an operator of one tensor."""
-    (x,) = _inputs(node)
+    (x,) = operands(node)
     low.set(node.outputs[0], low.call(UNARY[node.op_type], low.tensor(x), name=node.name))
 
 
@@ -89,7 +91,7 @@ def binary(low: Lowering, node: Node) -> None:
     """Lower an operator of two operands, of which one may be a number."""
     if _on_sizes(low, node):
         return
-    left, right = _inputs(node)
+    left, right = operands(node)
     a, b = low.operand(left), low.operand(right)
     function, options = _BINARY[node.op_type], {}
     whole = left.dtype is not None and not left.dtype.is_floating_point()
@@ -107,12 +109,12 @@ def variadic(low: Lowering, node: Node) -> None:
     if len(node.inputs) == 2 and _on_sizes(low, node):
         return
     function: Any = {"Min": torch.minimum, "Max": torch.maximum, "Sum": torch.add}[node.op_type]
-    low.set(node.outputs[0], reduce(lambda a, b: low.call(function, a, b), [low.tensor(x) for x in _inputs(node)]))
+    low.set(node.outputs[0], reduce(lambda a, b: low.call(function, a, b), [low.tensor(x) for x in operands(node)]))
 
 
 def power(low: Lowering, node: Node) -> None:
     """Lower Pow, whose result has the type of the base."""
-    base, exponent = _inputs(node)
+    base, exponent = operands(node)
     result = low.call(torch.pow, low.tensor(base), low.operand(exponent), name=node.name)
     if base.dtype != exponent.dtype and base.dtype is not None:
         result = low.method("to", result, to_dtype(base.dtype))
@@ -121,25 +123,25 @@ def power(low: Lowering, node: Node) -> None:
 
 def where(low: Lowering, node: Node) -> None:
     """Lower Where."""
-    condition, yes, no = _inputs(node)
+    condition, yes, no = operands(node)
     low.set(node.outputs[0], low.call(torch.where, *(low.tensor(x) for x in (condition, yes, no)), name=node.name))
 
 
 def clip(low: Lowering, node: Node) -> None:
     """Lower Clip."""
-    x, *bounds = node.inputs
-    lowest, highest = (None if value is None else low.operand(value) for value in (*bounds, None, None)[:2])
+    x, *bounds = operands(node, 3)
+    lowest, highest = (None if value is None else low.operand(value) for value in bounds)
     if isinstance(lowest, fx.Node) != isinstance(highest, fx.Node) and None not in (lowest, highest):
         lowest, highest = (low.tensor(value) for value in bounds if value is not None)
     if lowest is None and highest is None:
-        low.set(node.outputs[0], low.get(x))  # type: ignore[arg-type]
+        low.set(node.outputs[0], low.get(x))
         return
-    low.set(node.outputs[0], low.call(torch.clamp, low.tensor(x), lowest, highest, name=node.name))  # type: ignore[arg-type]
+    low.set(node.outputs[0], low.call(torch.clamp, low.tensor(x), lowest, highest, name=node.name))
 
 
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike; sizes stay sizes among whole numbers."""
-    x, *like = _inputs(node)
+    x, *like = operands(node)
     dtype = like[0].dtype if like else node.outputs[0].dtype
     if dtype is None:
         dtype = onnx_ir.DataType(attribute(node, "to"))
@@ -154,13 +156,13 @@ def cast(low: Lowering, node: Node) -> None:
 
 def identity(low: Lowering, node: Node) -> None:
     """Lower Identity to nothing."""
-    (x,) = _inputs(node)
+    (x,) = operands(node)
     low.set(node.outputs[0], low.get(x))
 
 
 def activation(low: Lowering, node: Node) -> None:
     """Lower an activation with attributes."""
-    x = low.tensor(_inputs(node)[0])
+    x = low.tensor(operands(node)[0])
     alpha, beta = attribute(node, "alpha"), attribute(node, "beta")
     name = node.name
     if node.op_type == "LeakyRelu":
@@ -168,8 +170,7 @@ def activation(low: Lowering, node: Node) -> None:
     elif node.op_type == "Elu":
         result = low.call(F.elu, x, alpha, name=name)
     elif node.op_type == "Selu":
-        usual = np.allclose((alpha, attribute(node, "gamma")), (1.6732632423543772, 1.0507009873554805), rtol=1e-6)
-        if usual:
+        if is_usual_selu(node):
             result = low.call(F.selu, x, name=name)
         else:
             result = low.call(operator.mul, low.call(F.elu, x, alpha), attribute(node, "gamma"), name=name)
@@ -215,7 +216,7 @@ def reduction(low: Lowering, node: Node) -> None:
 
 def extreme(low: Lowering, node: Node) -> None:
     """Lower ArgMax and ArgMin."""
-    x = low.tensor(_inputs(node)[0])
+    x = low.tensor(operands(node)[0])
     axis, keep = attribute(node, "axis"), bool(attribute(node, "keepdims"))
     largest = node.op_type == "ArgMax"
     if attribute(node, "select_last_index"):
@@ -227,7 +228,7 @@ def extreme(low: Lowering, node: Node) -> None:
 
 def cumulative(low: Lowering, node: Node) -> None:
     """Lower CumSum."""
-    x, axis = _inputs(node)
+    x, axis = operands(node)
     (number,) = low.sizes(axis).items if low.sizes(axis) is not None else (None,)  # type: ignore[union-attr]
     if number is None:
         raise FormatError(f"node {node.name!r} (CumSum): its axis is computed; it must be a constant")
@@ -242,7 +243,7 @@ def cumulative(low: Lowering, node: Node) -> None:
 
 def top_k(low: Lowering, node: Node) -> None:
     """Lower TopK."""
-    x, count = _inputs(node)
+    x, count = operands(node)
     found = low.sizes(count)
     k = low.method("item", low.tensor(count)) if found is None else found.items[0]
     options = {"largest": bool(attribute(node, "largest")), "sorted": bool(attribute(node, "sorted"))}
@@ -261,9 +262,9 @@ def _axes(low: Lowering, node: Node, value: Any) -> list[int] | None:
 
 def _on_sizes(low: Lowering, node: Node) -> bool:
     """Compute with sizes as numbers, where both operands are sizes."""
-    if node.op_type not in _ON_SIZES or any(isinstance(low.get(value), fx.Node) for value in _inputs(node)):
+    if node.op_type not in _ON_SIZES or any(isinstance(low.get(value), fx.Node) for value in operands(node)):
         return False
-    a, b = (low.sizes(value) for value in _inputs(node))
+    a, b = (low.sizes(value) for value in operands(node))
     if a is None or b is None:
         return False
     count = max(len(a.items), len(b.items))
@@ -277,7 +278,3 @@ def _on_sizes(low: Lowering, node: Node) -> bool:
         results.append(function(*pair) if known else low.call(function, *pair))
     low.set(node.outputs[0], Sizes(tuple(results), a.scalar and b.scalar))
     return True
-
-
-def _inputs(node: Node) -> list[Any]:
-    return list(node.inputs)

@@ -83,7 +83,6 @@ class Lowering(lowering.Lowering["fx.Node | Sizes"]):
         self.first_input: fx.Node | None = None
         self._owned: dict[str, str] = {}  # initializer -> path of the module that holds it
         self._fetched: dict[str, fx.Node] = {}
-        self._constants: dict[int, tuple[NumPyArray, fx.Node]] = {}
         kept = [name for name in model.graph.initializers if self.roles[name] != "constant"]
         parents = ([*name.split(".")[:-1]] for name in kept)
         self._reserved = {".".join(parts[: i + 1]) for parts in parents for i in range(len(parts))} | set(kept)
@@ -101,10 +100,8 @@ class Lowering(lowering.Lowering["fx.Node | Sizes"]):
         if isinstance(lowered, Sizes):
             numbers = lowered.items[0] if lowered.scalar else list(lowered.items)
             return self.call(functions.sizes, numbers, self.first_input, name=name)
-        if id(lowered) not in self._constants:
-            node = self.call_module(name, functions.Constant(to_torch(lowered)), Layer(functions.Constant))
-            self._constants[id(lowered)] = lowered, node  # the array is kept, so that its `id` stays its own
-        return self._constants[id(lowered)][1]
+        layer = Layer(functions.Constant)
+        return self.once(lowered, lambda: self.call_module(name, functions.Constant(to_torch(lowered)), layer))
 
     def operand(self, value: Value) -> fx.Node | int | float | bool:
         """Return a tensor, or the number of a constant or size without axes, which PyTorch takes as well."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import fx, nn
 
 from mopruning.backends.pytorch.lowering import functions, groups
 from mopruning.backends.pytorch.lowering.context import Layer, Lowering
-from mopruning.ir.attributes import attribute, shortest
+from mopruning.ir.attributes import attribute
 from mopruning.ir.lowering import operands, weight_shape, window_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -194,9 +193,8 @@ def instance_norm(low: Lowering, node: Node) -> None:
 
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops in training."""
-    x, ratio, _ = operands(node, 3)
-    number = low.constant(ratio)
-    share = 0.5 if number is None else shortest(float(number.reshape(-1)[0]))
+    x, share = operands(node)[0], low.dropped_share(node)
+    share = 0.5 if share is None else share
     what = low.notes.dropouts.get(str(node.name), "")
     rank = low.rank(x) if what == "channels" else 0
     kind = _DROPOUTS.get((what, rank), nn.Dropout)
@@ -208,17 +206,11 @@ def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu: a module where the slopes are spread over the channels, as nn.PReLU does."""
     x, slope = operands(node, 2)
     features = low.tensor(x)
-    spread = slope.producer()
-    weight = slope if spread is None else spread.inputs[0]
-    shape = list(slope.shape or ())
+    weight = low.channel_slopes(node)
     result = None
-    if low.is_parameter(weight) and len(weight_shape(weight)) == 1:
-        (count,) = weight_shape(weight)
-        rank = low.rank(x)
-        first = 1 - rank + len(shape)  # the place of the channels in the slope's shape, which is aligned at the end
-        if count == 1 or (rank > 1 and first >= 0 and shape[first] == count and math.prod(shape) == count):
-            arguments = {"num_parameters": count}
-            result = low.layer(str(node.name), nn.PReLU, arguments, {"weight": weight}, features)
+    if weight is not None:
+        arguments = {"num_parameters": weight_shape(weight)[0]}
+        result = low.layer(str(node.name), nn.PReLU, arguments, {"weight": weight}, features)
     if result is None:
         negative = low.call(torch.mul, low.call(torch.clamp, features, max=0.0), low.tensor(slope))
         result = low.call(torch.add, low.call(F.relu, features), negative, name=node.name)

@@ -12,9 +12,10 @@ from torch import fx, nn
 
 from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import Lowering
-from mopruning.ir.attributes import attribute, shortest
+from mopruning.ir.attributes import attribute
+from mopruning.ir.lowering import operands
+from mopruning.ir.recurrent import ORDER, joint, only_user, sources
 
-_GATES = {"LSTM": [0, 3, 1, 2], "GRU": [1, 0, 2]}  # which of PyTorch's gates stands at each place of ONNX's
 _MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU}
 
 
@@ -45,10 +46,9 @@ def recurrent(low: Lowering, node: Node) -> None:
 
 
 def _as_function(low: Lowering, node: Node) -> None:
-    operands: list[Value | None] = [*node.inputs, *([None] * (7 - len(node.inputs)))]
-    x, weights, recurrence, biases = operands[:4]
-    states = operands[5 : 7 if node.op_type == "LSTM" else 6]
-    values = [None if value is None else low.tensor(value) for value in (x, weights, recurrence, biases)]
+    given = operands(node, 7)
+    states = given[5 : 7 if node.op_type == "LSTM" else 6]
+    values = [None if value is None else low.tensor(value) for value in given[:4]]
     initial = [None if value is None else low.tensor(value) for value in states]
     direction = attribute(node, "direction")
     results = low.call(functions.recurrent, node.op_type, *values, initial, direction, name=node.name)
@@ -80,7 +80,7 @@ def _as_module(low: Lowering, stack: Stack) -> bool:
         return False
     output, ends = (low.call(operator.getitem, both, index) for index in (0, 1))
     low.set(last.outputs[0], low.call(functions.by_direction, output, directions))
-    joined = _joined(last, directions)
+    joined = joint(last, directions)
     if joined is not None:
         low.set(joined[-1].outputs[0], output)
         low.done |= {id(node) for node in joined}
@@ -94,15 +94,15 @@ def _as_module(low: Lowering, stack: Stack) -> bool:
 def _set_ends(low: Lowering, values: list[Value], end: fx.Node, directions: int) -> None:
     """Say where the final states of each layer are among those of all."""
     users = [list(value.uses()) for value in values]
-    joint = users[0][0].node if users[0] else None
+    union = users[0][0].node if users[0] else None
     if (
-        joint is not None
-        and joint.op_type == "Concat"
-        and list(joint.inputs) == values
-        and attribute(joint, "axis") == 0
+        union is not None
+        and union.op_type == "Concat"
+        and list(union.inputs) == values
+        and attribute(union, "axis") == 0
     ):
-        low.set(joint.outputs[0], end)
-        low.done.add(id(joint))
+        low.set(union.outputs[0], end)
+        low.done.add(id(union))
         if all(len(uses) == 1 for uses in users):
             return
     for layer, value in enumerate(values):
@@ -120,7 +120,7 @@ def _stack_of(low: Lowering, node: Node) -> Stack | None:
     directions = 2 if attribute(node, "direction") == "bidirectional" else 1
     prefix = _prefix(first)
     while True:
-        chain = _joined(nodes[-1], directions)
+        chain = joint(nodes[-1], directions)
         following = _following(low, chain, len(nodes), prefix)
         if chain is None or following is None:
             break
@@ -140,10 +140,10 @@ def _following(
 ) -> tuple[Node, dict[str, Value], Node | None] | None:
     """Return the next layer, its weights, and the Dropout in front of it."""
     dropout = None
-    user = None if chain is None else _only_user(chain[-1].outputs[0])
+    user = None if chain is None else only_user(chain[-1].outputs[0])
     if user is not None and user.op_type == "Dropout":
-        dropout, user = user, _only_user(user.outputs[0])
-    if user is None or user.op_type not in _GATES:
+        dropout, user = user, only_user(user.outputs[0])
+    if user is None or user.op_type not in ORDER:
         return None
     own = _weights(low, user)
     if own is None or _prefix(own) != prefix or any(_layer_of(name) != layer for name in own):
@@ -153,19 +153,18 @@ def _following(
 
 def _weights(low: Lowering, node: Node) -> dict[str, Value] | None:
     """Return attribute -> initializer of one layer whose weights are nn.LSTM's or nn.GRU's, reordered."""
-    inputs = [*node.inputs, *[None] * 5]
+    given = operands(node, 4)
     directions = 2 if attribute(node, "direction") == "bidirectional" else 1
     if attribute(node, "direction") == "reverse":
         return None
-    rows = [_rows(inputs[index], directions) for index in (1, 2)]
-    found = [[_source(low, row, node) for row in each] for each in rows]
-    if inputs[3] is not None:
-        pairs = [_parts(row, 2) for row in _rows(inputs[3], directions)]
-        found += [[_source(low, pair[k] if len(pair) == 2 else None, node) for pair in pairs] for k in (0, 1)]
-    values = [value for each in found for value in each]
-    if None in values or any(len(each) != directions for each in found):
+    order = ORDER[node.op_type]
+    found = [sources(value, directions, order) for value in given[1:3]]
+    if given[3] is not None:
+        found.append(sources(given[3], directions, order, parts=2))
+    values = [value for rows in found if rows is not None for part in zip(*rows, strict=True) for value in part]
+    if None in found or not all(low.is_parameter(value) for value in values):
         return None
-    return {str(value.name).rpartition(".")[2]: value for value in values if value is not None}
+    return {str(value.name).rpartition(".")[2]: value for value in values}
 
 
 def _layer_of(attribute: str) -> int:
@@ -179,66 +178,9 @@ def _prefix(weights: dict[str, Value]) -> str:
     return prefix if not others else "\0"
 
 
-def _rows(value: Value | None, directions: int) -> list[Value | None]:
-    """Return what each direction has of weights that are stacked."""
-    parts = [value] if directions == 1 else _parts(value, directions)
-    rows: list[Value | None] = []
-    for part in parts:
-        node = None if part is None else part.producer()
-        rows.append(node.inputs[0] if node is not None and node.op_type == "Unsqueeze" else None)
-    return rows
-
-
-def _parts(value: Value | None, count: int) -> list[Value | None]:
-    """Return what a value is joined from along its first axis."""
-    node = None if value is None else value.producer()
-    joined = (
-        node is not None and node.op_type == "Concat" and attribute(node, "axis") == 0 and len(node.inputs) == count
-    )
-    return list(node.inputs) if joined and node is not None else []
-
-
-def _source(low: Lowering, value: Value | None, layer: Node) -> Value | None:
-    """Return the parameter whose gates, in another order, a value is."""
-    order = _GATES[layer.op_type]
-    parts = _parts(value, len(order))
-    split = parts[0].producer() if parts and parts[0] is not None else None
-    if split is None or split.op_type != "Split" or attribute(split, "axis") != 0 or len(split.outputs) != len(order):
-        return None
-    sizes = low.constant(split.inputs[1]) if len(split.inputs) > 1 else None
-    even = sizes is None or len(set(sizes.tolist())) == 1
-    source = split.inputs[0]
-    if not even or source is None or parts != [split.outputs[i] for i in order]:
-        return None
-    return source if source.is_initializer() and low.roles.get(str(source.name)) == "parameter" else None
-
-
-def _joined(node: Node, directions: int) -> list[Node] | None:
-    """Return the nodes that join the directions of a layer's output, if nothing else uses it."""
-    user = _only_user(node.outputs[0])
-    if user is None:
-        return None
-    if directions == 1:
-        return [user] if user.op_type == "Squeeze" else None
-    if user.op_type != "Transpose" or attribute(user, "perm") != [0, 2, 1, 3]:
-        return None
-    join = _only_user(user.outputs[0])
-    shape = None if join is None else join.outputs[0].shape
-    return (
-        [user, join]
-        if join is not None and join.op_type == "Reshape" and shape is not None and len(shape) == 3
-        else None
-    )
-
-
-def _only_user(value: Value) -> Node | None:
-    users = list(value.uses())
-    return users[0].node if len(users) == 1 and not value.is_graph_output() else None
-
-
 def _ratio(low: Lowering, dropout: Node) -> float:
-    number = low.constant(dropout.inputs[1]) if len(dropout.inputs) > 1 else None
-    return 0.5 if number is None else shortest(float(number.reshape(-1)[0]))
+    share = low.dropped_share(dropout)
+    return 0.5 if share is None else share
 
 
 def _initial(low: Lowering, nodes: list[Node], directions: int) -> tuple[Value, ...] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from onnx_ir import Node
@@ -16,13 +15,13 @@ from mopruning.backends.pytorch.lowering.context import Lowering, Sizes, to_dtyp
 from mopruning.backends.pytorch.lowering.layers import embedding
 from mopruning.errors import FormatError
 from mopruning.ir.attributes import attribute
-
-_END = 1 << 31  # ONNX writes "to the end" as a number at least as large
+from mopruning.ir.lowering import operands
+from mopruning.ir.nodes import FAR, filler_of, pad_amounts
 
 
 def reshape(low: Lowering, node: Node) -> None:
     """Lower Reshape: 0 keeps a size, -1 is what is left."""
-    x, shape = _inputs(node)
+    x, shape = operands(node)
     target, own = low.numbers(shape), low.sizes(x)
     if own is not None and isinstance(low.get(x), Sizes) and target in ([-1], [len(own.items)]):
         low.set(node.outputs[0], Sizes(own.items))
@@ -35,7 +34,7 @@ def reshape(low: Lowering, node: Node) -> None:
 
 def flatten(low: Lowering, node: Node) -> None:
     """Lower Flatten: two axes, those before `axis` and those after."""
-    (x,) = _inputs(node)
+    (x,) = operands(node)
     rank, features = low.rank(x), low.tensor(x)
     axis = attribute(node, "axis")
     axis = axis + rank if axis < 0 else axis
@@ -51,7 +50,7 @@ def flatten(low: Lowering, node: Node) -> None:
 
 def transpose(low: Lowering, node: Node) -> None:
     """Lower Transpose."""
-    (x,) = _inputs(node)
+    (x,) = operands(node)
     order = attribute(node, "perm") or list(reversed(range(low.rank(x))))
     low.set(node.outputs[0], low.method("permute", low.tensor(x), *order, name=node.name))
 
@@ -71,7 +70,7 @@ def squeeze(low: Lowering, node: Node) -> None:
 
 def unsqueeze(low: Lowering, node: Node) -> None:
     """Lower Unsqueeze."""
-    x, axes = _inputs(node)
+    x, axes = operands(node)
     lowered = low.get(x)
     if isinstance(lowered, Sizes) and lowered.scalar:
         low.set(node.outputs[0], Sizes(lowered.items))
@@ -86,7 +85,7 @@ def unsqueeze(low: Lowering, node: Node) -> None:
 
 def concat(low: Lowering, node: Node) -> None:
     """Lower Concat."""
-    values = _inputs(node)
+    values = operands(node)
     found = [low.sizes(value) for value in values]
     if all(sizes is not None for sizes in found) and any(isinstance(low.get(value), Sizes) for value in values):
         low.set(node.outputs[0], Sizes(tuple(item for sizes in found if sizes is not None for item in sizes.items)))
@@ -126,7 +125,7 @@ def slice_(low: Lowering, node: Node) -> None:
         if step < 0:
             result = low.call(functions.slice_back, result, axis % rank, start, end, step)
         else:
-            stop = None if isinstance(end, int) and end >= _END else end
+            stop = None if isinstance(end, int) and end >= FAR else end
             ranges[axis % rank] = slice(start or None, stop, None if step == 1 else step)
     while ranges and ranges[-1] == slice(None):
         ranges.pop()
@@ -137,7 +136,7 @@ def slice_(low: Lowering, node: Node) -> None:
 
 def gather(low: Lowering, node: Node) -> None:
     """Lower Gather: rows of an embedding, one entry of an axis, or entries by an index."""
-    x, index = _inputs(node)
+    x, index = operands(node)
     axis = attribute(node, "axis")
     number = low.constant(index)
     found = embedding(low, node, x, index) if axis == 0 else None
@@ -159,40 +158,36 @@ def gather(low: Lowering, node: Node) -> None:
 
 def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements."""
-    x, index = (low.tensor(value) for value in _inputs(node))
+    x, index = (low.tensor(value) for value in operands(node))
     low.set(node.outputs[0], low.call(functions.take_each, x, index, attribute(node, "axis"), name=node.name))
 
 
 def expand(low: Lowering, node: Node) -> None:
     """Lower Expand, which broadcasts both ways."""
-    x, shape = _inputs(node)
+    x, shape = operands(node)
     low.set(node.outputs[0], low.call(functions.spread, low.tensor(x), low.numbers(shape), name=node.name))
 
 
 def tile(low: Lowering, node: Node) -> None:
     """Lower Tile."""
-    x, repeats = _inputs(node)
+    x, repeats = operands(node)
     low.set(node.outputs[0], low.call(torch.tile, low.tensor(x), low.numbers(repeats), name=node.name))
 
 
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad."""
-    x, amounts, value, axes = [*node.inputs, None, None][:4]
-    rank, features = low.rank(x), low.tensor(x)  # type: ignore[arg-type]
+    x, amounts, value, axes = operands(node, 4)
+    rank, features = low.rank(x), low.tensor(x)
     numbers = _bounds(low, node, amounts)
-    chosen = list(range(rank)) if axes is None else [axis % rank for axis in _whole(low, node, axes)]
-    begins, ends = [0] * rank, [0] * rank
-    for position, axis in enumerate(chosen):
-        begins[axis], ends[axis] = numbers[position], numbers[len(chosen) + position]
+    begins, ends = pad_amounts(numbers, None if axes is None else _whole(low, node, axes), rank, 0)
     mode = attribute(node, "mode")
     around = [amount for pair in zip(reversed(begins), reversed(ends), strict=True) for amount in pair]
     while len(around) > 2 and around[-2:] == [0, 0]:
         around = around[:-2]
     if mode == "constant":
-        filler = None if value is None else low.constant(value)
-        if value is not None and filler is None:
+        number = 0.0 if value is None else low.number(value)
+        if number is None:
             raise FormatError(f"node {node.name!r} (Pad): its value is computed; it must be a constant")
-        number = 0.0 if filler is None else filler.reshape(-1)[0].item()
         result = low.call(F.pad, features, around, value=number, name=node.name)
     elif len(around) // 2 in (rank - 1, rank - 2) and 3 <= rank <= 5 and len(around) <= 6 and min(around) >= 0:
         names = {"reflect": "reflect", "edge": "replicate"}
@@ -204,7 +199,7 @@ def pad(low: Lowering, node: Node) -> None:
 
 def shape(low: Lowering, node: Node) -> None:
     """Lower Shape to numbers."""
-    (x,) = _inputs(node)
+    (x,) = operands(node)
     axes = range(low.rank(x))[slice(attribute(node, "start"), attribute(node, "end"))]
     features = low.tensor(x)
     low.set(node.outputs[0], Sizes(tuple(low.method("size", features, axis) for axis in axes)))
@@ -212,24 +207,22 @@ def shape(low: Lowering, node: Node) -> None:
 
 def size(low: Lowering, node: Node) -> None:
     """Lower Size to a number."""
-    (x,) = _inputs(node)
+    (x,) = operands(node)
     low.set(node.outputs[0], Sizes((low.method("numel", low.tensor(x)),), scalar=True))
 
 
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
-    (x,) = _inputs(node)
-    given = node.attributes.get("value")
-    filler = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
-    dtype = torch.float32 if given is None else to_dtype(given.as_tensor().dtype)
-    options = {"dtype": dtype, "device": low.call(getattr, low.first_input, "device")}
-    result = low.call(torch.full, low.numbers(x), filler.reshape(-1)[0].item(), name=node.name, **options)
+    (x,) = operands(node)
+    filler = filler_of(node)
+    options = {"dtype": to_dtype(filler.dtype), "device": low.call(getattr, low.first_input, "device")}
+    result = low.call(torch.full, low.numbers(x), filler.numpy().reshape(-1)[0].item(), name=node.name, **options)
     low.set(node.outputs[0], result)
 
 
 def range_(low: Lowering, node: Node) -> None:
     """Lower Range."""
-    start, limit, delta = (low.operand(value) for value in _inputs(node))
+    start, limit, delta = (low.operand(value) for value in operands(node))
     dtype = node.inputs[0].dtype  # type: ignore[union-attr]
     options = {"dtype": to_dtype(dtype), "device": low.call(getattr, low.first_input, "device")} if dtype else {}
     low.set(node.outputs[0], low.call(torch.arange, start, limit, delta, name=node.name, **options))
@@ -245,14 +238,14 @@ def triangle(low: Lowering, node: Node) -> None:
 
 def depth_to_space(low: Lowering, node: Node) -> None:
     """Lower DepthToSpace."""
-    x, block = low.tensor(_inputs(node)[0]), attribute(node, "blocksize")
+    x, block = low.tensor(operands(node)[0]), attribute(node, "blocksize")
     function = F.pixel_shuffle if attribute(node, "mode") == "CRD" else functions.depth_to_space
     low.set(node.outputs[0], low.call(function, x, block, name=node.name))
 
 
 def space_to_depth(low: Lowering, node: Node) -> None:
     """Lower SpaceToDepth."""
-    x, block = low.tensor(_inputs(node)[0]), attribute(node, "blocksize")
+    x, block = low.tensor(operands(node)[0]), attribute(node, "blocksize")
     low.set(node.outputs[0], low.call(functions.space_to_depth, x, block, name=node.name))
 
 
@@ -273,7 +266,3 @@ def _whole(low: Lowering, node: Node, value: Any) -> list[int]:
     if not all(isinstance(number, int) for number in found):
         raise FormatError(f"node {node.name!r} ({node.op_type}): {value.name!r} must be a constant")
     return found
-
-
-def _inputs(node: Node) -> list[Any]:
-    return list(node.inputs)

@@ -268,16 +268,12 @@ def reduction(ctx: Translation, operation: Operation) -> None:
     kept = [axis for axis in order if axis not in gone]
     result_order = order if keep else tuple(sorted(kept).index(axis) for axis in kept)
     places = [place for place, axis in enumerate(order) if axis in gone]
-    pooled = {"Mean": "GlobalAveragePool", "Max": "GlobalMaxPool"}.get(operation.type)
-    if pooled and keep and rank > 2 and places == list(range(2, rank)) and x.dtype.is_floating:
-        ctx.put(result, ctx.net.node(pooled, name_of(operation), [value]), order)
-        return
     if not places:
         ctx.put(result, ctx.net.node("Identity", name_of(operation), [value]), order)
         return
-    given = ctx.net.constant(f"{name_of(operation)}.axes", places)
-    kind = REDUCTIONS[operation.type]
-    ctx.put(result, ctx.net.node(kind, name_of(operation), [value, given], {"keepdims": int(keep)}), result_order)
+    kind, image = REDUCTIONS[operation.type], rank if x.dtype.is_floating else None
+    reduced = ctx.net.reduction(kind, name_of(operation), value, places, keepdims=keep, rank=image)
+    ctx.put(result, reduced, result_order)
 
 
 def extreme(ctx: Translation, operation: Operation) -> None:
@@ -290,9 +286,12 @@ def extreme(ctx: Translation, operation: Operation) -> None:
     name = name_of(operation)
     attributes = {"axis": order.index(axis), "keepdims": 0}
     value = ctx.net.node(operation.type, name, [ctx.value(x, order)], attributes)
-    if operation.outputs[0].dtype.as_numpy_dtype != np.int64:
-        value = ctx.net.node("Cast", f"{name}.cast", [value], {"to": int(data_type(np.int32))})
+    value = ctx.net.index(f"{name}.cast", value, _index_type(operation.outputs[0]))
     ctx.put(operation.outputs[0], value, tuple(sorted(kept).index(other) for other in kept))
+
+
+def _index_type(tensor: Tensor) -> Any:
+    return np.int64 if tensor.dtype.as_numpy_dtype == np.int64 else np.int32
 
 
 def cumulative(ctx: Translation, operation: Operation) -> None:
@@ -315,9 +314,7 @@ def top_k(ctx: Translation, operation: Operation) -> None:
     attributes = {"axis": -1, "largest": 1, "sorted": int(operation.get_attr("sorted"))}
     values, places = ctx.net.nodes("TopK", name, [ctx.value(x), count], 2, attributes)
     ctx.put(operation.outputs[0], values)
-    if operation.outputs[1].dtype.as_numpy_dtype != np.int64:
-        places = ctx.net.node("Cast", f"{name}.cast", [places], {"to": int(data_type(np.int32))})
-    ctx.put(operation.outputs[1], places)
+    ctx.put(operation.outputs[1], ctx.net.index(f"{name}.cast", places, _index_type(operation.outputs[1])))
 
 
 def _norm(ctx: Translation, operation: Operation) -> bool:

@@ -195,9 +195,8 @@ class Translation:
 
     def reshape(self, name: str, x: Value, sizes: Sequence[int | None]) -> Value:
         """Add a Reshape to sizes of which at most one is open."""
-        target = self.net.constant(f"{name}.shape", [-1 if size is None else size for size in sizes])
-        empty = {"allowzero": 1} if 0 in sizes and None not in sizes else None
-        return self.net.node("Reshape", name, [x, target], empty)
+        target = [-1 if size is None else size for size in sizes]
+        return self.net.reshape(name, x, target, allowzero=0 in sizes and None not in sizes)
 
     def put(self, tensor: Tensor, given: Given | Value, order: Order | None = None) -> None:
         """Say what stands for a tensor; a value lies plainly by default."""

@@ -26,9 +26,9 @@ from mopruning.backends.tensorflow1.exporting.neighbours import (
     padding_before,
     weight_and_dilations,
 )
-from mopruning.backends.tensorflow1.lowering.windows import same_pads
 from mopruning.errors import FormatError
 from mopruning.ir.lowering import Refusal
+from mopruning.ir.windows import same_pads
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ from mopruning.backends.tensorflow1.exporting.context import (
 )
 from mopruning.backends.tensorflow1.exporting.fixed import static
 from mopruning.backends.tensorflow1.orders import Held, channels_first, ordered, plain, reshape_plan
-from mopruning.ir.assembly import data_type
+from mopruning.ir.assembly import END
 from mopruning.ir.lowering import Refusal
-
-_END = (1 << 63) - 1
 
 
 def identity(ctx: Translation, operation: Operation) -> None:
@@ -60,7 +58,7 @@ def reshape(ctx: Translation, operation: Operation) -> None:
             ctx.put(result, _reshaped(ctx, name, value, sizes_of(x), new))
         elif operation.type == "Reshape":
             asked = ctx.value(operation.inputs[1])
-            whole = ctx.net.node("Cast", f"{name}.sizes", [asked], {"to": int(data_type(np.int64))})
+            whole = ctx.net.cast(f"{name}.sizes", asked, np.int64)
             ctx.put(result, ctx.net.node("Reshape", name, [value, whole], {"allowzero": 1}))
         else:
             ctx.put(result, _with_axes(ctx, operation, value))
@@ -77,8 +75,7 @@ def _reshaped(ctx: Translation, name: str, value: Value, old: list[int | None], 
     kept = new[:1] == [None] == old[:1] and 0 not in new
     if not kept:
         return ctx.reshape(name, value, new)
-    target = ctx.net.constant(f"{name}.shape", [0, *new[1:]])  # 0: as it was
-    return ctx.net.node("Reshape", name, [value, target])
+    return ctx.net.reshape(name, value, [size or 0 for size in new])  # 0: as it was
 
 
 def _with_axes(ctx: Translation, operation: Operation, value: Value) -> Value:
@@ -171,7 +168,7 @@ def slice_(ctx: Translation, operation: Operation) -> None:
     """Add Slice: `size` entries from `begin` on, -1 for all that are left."""
     x, begin, size = operation.inputs
     starts, counts = numbers(begin, "bounds"), numbers(size, "sizes")
-    ends = [_END if count == -1 else start + count for start, count in zip(starts, counts, strict=True)]
+    ends = [END if count == -1 else start + count for start, count in zip(starts, counts, strict=True)]
     _cut(ctx, operation, starts, ends, [1] * len(starts), list(range(rank_of(x))))
 
 
@@ -181,16 +178,10 @@ def _cut(
     """Add a slice of some axes; those that are left whole are not named."""
     x, name = operation.inputs[0], name_of(operation)
     order = own_order(ctx, x)
-    value, own_name = ctx.value(x, order), name
-    rows = [row for row in zip(starts, ends, steps, axes, strict=True) if row[:3] != (0, _END, 1)]
+    value = ctx.value(x, order)
+    rows = [row for row in zip(starts, ends, steps, axes, strict=True) if row[:3] != (0, END, 1)]
     if rows:
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        columns[3] = [order.index(axis) for axis in columns[3]]
-        given = [columns[0], columns[1], columns[3], columns[2]]
-        named = zip(("starts", "ends", "axes", "steps"), given, strict=True)
-        value = ctx.net.node(
-            "Slice", own_name, [value, *(ctx.net.constant(f"{name}.{what}", numbers) for what, numbers in named)]
-        )
+        value = ctx.net.slice(name, value, {order.index(axis): (low, high, step) for low, high, step, axis in rows})
     ctx.put(operation.outputs[0], Held(value, order))
 
 
@@ -217,13 +208,13 @@ def strided_slice(ctx: Translation, operation: Operation) -> None:
             continue
         if masks["shrink_axis"] >> i & 1:
             starts.append(low)
-            ends.append(low + 1 if low != -1 else _END)
+            ends.append(low + 1 if low != -1 else END)
             steps.append(1)
             gone.append(axis)
         else:
             back = stride < 0
-            starts.append((_END if back else 0) if masks["begin"] >> i & 1 else low)
-            ends.append((-_END if back else _END) if masks["end"] >> i & 1 else high)
+            starts.append((END if back else 0) if masks["begin"] >> i & 1 else low)
+            ends.append((-END if back else END) if masks["end"] >> i & 1 else high)
             steps.append(stride)
             place += 1
         axes.append(axis)
@@ -273,7 +264,7 @@ def broadcast(ctx: Translation, operation: Operation) -> None:
     sizes = sizes_of(operation.outputs[0])
     name = name_of(operation)
     if None in sizes:
-        target = ctx.net.node("Cast", f"{name}.sizes", [ctx.value(shape)], {"to": int(data_type(np.int64))})
+        target = ctx.net.cast(f"{name}.sizes", ctx.value(shape), np.int64)
     else:
         target = ctx.net.constant(f"{name}.sizes", sizes)
     ctx.put(operation.outputs[0], ctx.net.node("Expand", name, [ctx.value(x), target]))
@@ -324,15 +315,14 @@ def size(ctx: Translation, operation: Operation) -> None:
 
 def _as_index(ctx: Translation, operation: Operation, value: Value) -> Value:
     """Return whole numbers of 64 bits in the type that TensorFlow has them in."""
-    dtype = data_type(operation.outputs[0].dtype.as_numpy_dtype)
-    return ctx.net.node("Cast", name_of(operation), [value], {"to": int(dtype)})
+    return ctx.net.cast(name_of(operation), value, operation.outputs[0].dtype.as_numpy_dtype)
 
 
 def fill(ctx: Translation, operation: Operation) -> None:
     """Add Fill."""
     dims, number = operation.inputs
     name = name_of(operation)
-    whole = ctx.net.node("Cast", f"{name}.sizes", [ctx.value(dims)], {"to": int(data_type(np.int64))})
+    whole = ctx.net.cast(f"{name}.sizes", ctx.value(dims), np.int64)
     ctx.put(operation.outputs[0], ctx.net.node("Expand", name, [ctx.value(number), whole]))
 
 
@@ -348,7 +338,7 @@ def reverse(ctx: Translation, operation: Operation) -> None:
     rank = rank_of(x)
     gone = [axis % rank for axis in numbers(axes, "axes")]
     back = [1] * len(gone)
-    _cut(ctx, operation, [-1 for _ in back], [-_END for _ in back], [-1 for _ in back], gone)
+    _cut(ctx, operation, [-1 for _ in back], [-END for _ in back], [-1 for _ in back], gone)
 
 
 def depth_to_space(ctx: Translation, operation: Operation) -> None:

@@ -7,13 +7,14 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import onnx_ir
 import tensorflow.compat.v1 as tf
 from onnx_ir import Node
 
-from mopruning.backends.tensorflow1.lowering.context import Lowering, Order, Refusal, Tensor, inputs_of, tf_dtype
+from mopruning.backends.tensorflow1.lowering.context import Lowering, Order, Refusal, Tensor, tf_dtype
 from mopruning.backends.tensorflow1.orders import Held, plain
 from mopruning.ir.attributes import attribute
+from mopruning.ir.lowering import operands
+from mopruning.ir.nodes import cast_type, is_usual_selu
 
 UNARY: Mapping[str, Callable[..., Any]] = {
     "Relu": tf.nn.relu,
@@ -81,7 +82,7 @@ def unary(low: Lowering, node: Node) -> None:
 
 def _each(low: Lowering, node: Node, function: Callable[..., Any]) -> None:
     """Add a function of each element, which leaves axes and features where they lie."""
-    held = low.held(inputs_of(node)[0])
+    held = low.held(operands(node)[0])
     name = low.scoped(node)
     with tf.name_scope(name):
         low.put(node, function(held.tensor, name=name), held.order, held.scatter)
@@ -102,7 +103,7 @@ def _activated(node: Node, x: Tensor, name: str) -> Tensor:
         return tf.where(x > 0, x, alpha * tf.math.expm1(tf.minimum(x, 0)), name=name)
     if kind == "Selu":
         gamma = attribute(node, "gamma")
-        if np.allclose((alpha, gamma), (1.6732632423543772, 1.0507009873554805), rtol=1e-6):
+        if is_usual_selu(node):
             return tf.nn.selu(x, name=name)
         return tf.multiply(tf.where(x > 0, x, alpha * tf.math.expm1(tf.minimum(x, 0))), gamma, name=name)
     if kind == "Gelu":
@@ -121,7 +122,7 @@ def _activated(node: Node, x: Tensor, name: str) -> Tensor:
 def softmax(low: Lowering, node: Node) -> None:
     """Lower Softmax and LogSoftmax."""
     function = tf.nn.softmax if node.op_type == "Softmax" else tf.nn.log_softmax
-    (x,) = inputs_of(node)
+    (x,) = operands(node)
     rank = low.rank(x)
     axis = attribute(node, "axis") % rank
     own = low.held(x).order
@@ -131,7 +132,7 @@ def softmax(low: Lowering, node: Node) -> None:
 
 def _along(low: Lowering, node: Node) -> tuple[Order, int]:
     """Return the order in which a node's input lies, and where the axis is on which it works."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     held = low.held(x)
     order = held.order if held.scatter is None else plain(low.rank(x))
     return order, order.index(attribute(node, "axis") % low.rank(x))
@@ -139,12 +140,12 @@ def _along(low: Lowering, node: Node) -> tuple[Order, int]:
 
 def binary(low: Lowering, node: Node) -> None:
     """Lower an operator of two operands, which broadcast."""
-    left = inputs_of(node)[0]
+    left = operands(node)[0]
     function = _BINARY[node.op_type]
     whole = left.dtype is not None and not left.dtype.is_floating_point()
     name = low.scoped(node)
     with tf.name_scope(name):
-        (a, b), order = low.together(inputs_of(node), node.outputs[0])
+        (a, b), order = low.together(operands(node), node.outputs[0])
         if node.op_type == "Div" and whole:
             function = _truncated
         if node.op_type == "Mod" and attribute(node, "fmod"):
@@ -161,7 +162,7 @@ def variadic(low: Lowering, node: Node) -> None:
     function = _VARIADIC[node.op_type]
     name = low.scoped(node)
     with tf.name_scope(name):
-        tensors, order = low.together(inputs_of(node), node.outputs[0])
+        tensors, order = low.together(operands(node), node.outputs[0])
         if len(tensors) == 1:
             low.put(node, tf.identity(tensors[0], name=name), order)
             return
@@ -173,7 +174,7 @@ def power(low: Lowering, node: Node) -> None:
     """Lower Pow, whose result has the type of the base."""
     name = low.scoped(node)
     with tf.name_scope(name):
-        (base, exponent), order = low.together(inputs_of(node), node.outputs[0])
+        (base, exponent), order = low.together(operands(node), node.outputs[0])
         if base.dtype == exponent.dtype:
             low.put(node, tf.pow(base, exponent, name=name), order)
             return
@@ -186,17 +187,15 @@ def where(low: Lowering, node: Node) -> None:
     """Lower Where."""
     name = low.scoped(node)
     with tf.name_scope(name):
-        (condition, yes, no), order = low.together(inputs_of(node), node.outputs[0])
+        (condition, yes, no), order = low.together(operands(node), node.outputs[0])
         low.put(node, tf.raw_ops.SelectV2(condition=condition, t=yes, e=no, name=name), order)
 
 
 def clip(low: Lowering, node: Node) -> None:
     """Lower Clip; from 0 to 6 it is a ReLU6."""
-    x, *bounds = node.inputs
-    numbers = [low.constant(value) for value in (*bounds, None, None)[:2]]
-    assert x is not None
+    x, *bounds = operands(node, 3)
     held = low.held(x)
-    ends = [None if number is None else float(number.reshape(-1)[0]) for number in numbers]
+    ends = [low.number(value) for value in bounds]
     name = low.scoped(node)
     with tf.name_scope(name):
         result = held.tensor
@@ -204,7 +203,7 @@ def clip(low: Lowering, node: Node) -> None:
         if ends == [0.0, 6.0] and floating:
             low.put(node, tf.nn.relu6(result, name=name), held.order, held.scatter)
             return
-        given = [None if value is None else low.tensor(value) for value in (*bounds, None, None)[:2]]
+        given = [None if value is None else low.tensor(value) for value in bounds]
         given = [None if bound is None else tf.reshape(bound, []) for bound in given]
         if given[0] is not None:
             result = tf.maximum(result, given[0], name=name if given[1] is None else None)
@@ -217,8 +216,7 @@ def clip(low: Lowering, node: Node) -> None:
 
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike."""
-    like = inputs_of(node)[1:]
-    dtype = like[0].dtype if like else onnx_ir.DataType(attribute(node, "to"))
+    dtype = cast_type(node)
     if dtype is None:
         raise Refusal("the type that it casts to is not known")
     _each(low, node, lambda x, name: tf.identity(tf.cast(x, tf_dtype(dtype)), name=name))
@@ -226,19 +224,16 @@ def cast(low: Lowering, node: Node) -> None:
 
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
-    x, *rest = node.inputs
-    assert x is not None
+    x, axes = operands(node)[0], low.reduced_axes(node)
     rank, keep = low.rank(x), bool(attribute(node, "keepdims"))
-    numbers = low.numbers(rest[0], "axes") if rest and rest[0] is not None else []
     held = low.held(x)
     order = held.order if held.scatter is None else plain(rank)
     name = low.scoped(node)
-    if not numbers and attribute(node, "noop_with_empty_axes"):
+    if axes is None:
         low.put(node, tf.identity(low.tensor(x, order), name=name), order)
         return
-    gone = {axis % rank for axis in numbers} or set(range(rank))
-    places = [place for place, axis in enumerate(order) if axis in gone]
-    kept = [axis for axis in order if axis not in gone]
+    places = [place for place, axis in enumerate(order) if axis in axes]
+    kept = [axis for axis in order if axis not in axes]
     result_order = order if keep else tuple(sorted(kept).index(axis) for axis in kept)
     with tf.name_scope(name):
         result = _REDUCTIONS[node.op_type](low.tensor(x, order), places, keepdims=keep, name=name)
@@ -252,7 +247,7 @@ def extreme(low: Lowering, node: Node) -> None:
     function = tf.argmax if node.op_type == "ArgMax" else tf.argmin
     name = low.scoped(node)
     with tf.name_scope(name):
-        x = low.tensor(inputs_of(node)[0], order)
+        x = low.tensor(operands(node)[0], order)
         if attribute(node, "select_last_index"):
             last = tf.shape(x, out_type=tf.int64)[place] - 1
             result = last - function(tf.reverse(x, [place]), place, output_type=tf.int64)
@@ -268,8 +263,8 @@ def extreme(low: Lowering, node: Node) -> None:
 
 def cumulative(low: Lowering, node: Node) -> None:
     """Lower CumSum."""
-    x, axis = inputs_of(node)
-    (number,) = low.numbers(axis, "axes")
+    x, axis = operands(node)
+    (number,) = low.integers(axis, "axes")
     held = low.held(x)
     order = held.order if held.scatter is None else plain(low.rank(x))
     options = {"exclusive": bool(attribute(node, "exclusive")), "reverse": bool(attribute(node, "reverse"))}
@@ -279,8 +274,8 @@ def cumulative(low: Lowering, node: Node) -> None:
 
 def top_k(low: Lowering, node: Node) -> None:
     """Lower TopK, which in TensorFlow works on the last axis."""
-    x, count = inputs_of(node)
-    (k,) = low.numbers(count, "numbers")
+    x, count = operands(node)
+    (k,) = low.integers(count, "numbers")
     rank = low.rank(x)
     axis = attribute(node, "axis") % rank
     order = (*(other for other in range(rank) if other != axis), axis)
@@ -302,7 +297,7 @@ def _upside_down(x: Tensor) -> Tensor:
 
 def identity(low: Lowering, node: Node) -> None:
     """Lower Identity."""
-    lowered = low.get(inputs_of(node)[0])
+    lowered = low.get(operands(node)[0])
     if isinstance(lowered, Held):
         low.put(node, tf.identity(lowered.tensor, name=low.scoped(node)), lowered.order, lowered.scatter)
     else:

@@ -26,7 +26,7 @@ from mopruning.backends.tensorflow1.orders import (
 )
 from mopruning.errors import FormatError
 from mopruning.ir import lowering
-from mopruning.ir.lowering import Refusal
+from mopruning.ir.lowering import Refusal, sizes_of
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 Tensor: TypeAlias = Any
@@ -126,7 +126,6 @@ class Lowering(lowering.Lowering["Held[Tensor]"]):
         self.notes = Notes()
         self._stored: dict[str, Stored] = {}
         self._turned: dict[tuple[int, Order], Tensor] = {}
-        self._constants: dict[tuple[int, Order], tuple[NumPyArray, Tensor]] = {}
         self._names: dict[str, str] = {}
 
     def lower(self, node: Node) -> None:
@@ -215,9 +214,7 @@ class Lowering(lowering.Lowering["Held[Tensor]"]):
 
     def sizes(self, value: Value) -> list[int | None]:
         """Return the shape of a value, None for each open axis."""
-        if value.shape is None:
-            raise Refusal(f"the shape of {value.name!r} is not known; give the graph's inputs shapes")
-        return [size if isinstance(size, int) else None for size in value.shape]
+        return sizes_of(value)
 
     def together(self, values: Sequence[Value], result: Value) -> tuple[list[Tensor], Order]:
         """Return operands that are broadcast against each other, all in one order of axes, and that order.
@@ -259,20 +256,12 @@ class Lowering(lowering.Lowering["Held[Tensor]"]):
         """Return a shape to reshape to: numbers if at most one is open, else what computes it."""
         return [-1 if size is None else size for size in shape] if shape.count(None) < 2 else otherwise()
 
-    def numbers(self, value: Value | None, what: str) -> list[int]:
-        """Return whole numbers that have to be constants."""
-        array = self.constant(value)
-        if array is None:
-            raise Refusal(f"its {what} are computed; they must be constants")
-        return [int(number) for number in array.reshape(-1)]
-
     def _constant(self, array: NumPyArray, order: Order, value: Value) -> Tensor:
-        key = id(array), order
-        if key not in self._constants:
+        def make() -> Tensor:
             name = to_name(str(value.name)) if value.name else None
-            tensor = tf.constant(np.asarray(turned(array, order), order="C"), name=name and self._free(name))
-            self._constants[key] = array, tensor  # the array is kept, so that its `id` stays its own
-        return self._constants[key][1]
+            return tf.constant(np.asarray(turned(array, order), order="C"), name=name and self._free(name))
+
+        return self.once(array, make, order)
 
     # Parameters
 
@@ -358,9 +347,4 @@ def tf_dtype(dtype: onnx_ir.DataType) -> Any:
     return tf.as_dtype(names.get(dtype, dtype.name.lower()))
 
 
-def inputs_of(node: Node) -> list[Any]:
-    """Return the inputs of a node."""
-    return list(node.inputs)
-
-
-__all__ = ["Form", "FormatError", "Lowering", "Notes", "Order", "Refusal", "Tensor", "inputs_of", "tf_dtype"]
+__all__ = ["Form", "FormatError", "Lowering", "Notes", "Order", "Refusal", "Tensor", "tf_dtype"]

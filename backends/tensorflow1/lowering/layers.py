@@ -15,11 +15,10 @@ from mopruning.backends.tensorflow1.lowering.context import (
     Refusal,
     Tensor,
     conditionals_of_version_1,
-    inputs_of,
 )
 from mopruning.backends.tensorflow1.lowering.windows import explicit_list, pad_image, padding_of
 from mopruning.backends.tensorflow1.orders import Held, channels_last, plain
-from mopruning.ir.attributes import attribute, shortest
+from mopruning.ir.attributes import attribute
 from mopruning.ir.lowering import Window, operands, weight_shape, window_of
 
 
@@ -223,7 +222,7 @@ def _added(low: Lowering, result: Tensor, bias: Value | None, name: str | None =
 
 def matmul(low: Lowering, node: Node) -> None:
     """Lower MatMul; with the Transpose of a weight, and an Add of its bias behind it, it is a dense layer."""
-    x, right = inputs_of(node)
+    x, right = operands(node)
     weight = low.dense_weight(right)
     if weight is None:
         low.put(node, _matmul(low, x, right, low.scoped(node)))
@@ -363,11 +362,9 @@ def instance_norm(low: Lowering, node: Node) -> None:
 
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops in training; a frozen graph has an Identity in its place."""
-    x, ratio, _ = operands(node, 3)
-    number = low.constant(ratio)
-    if ratio is not None and number is None:
+    x, share = operands(node)[0], low.dropped_share(node)
+    if share is None:
         raise Refusal("its ratio is computed; it must be a constant")
-    share = 0.5 if number is None else shortest(float(number.reshape(-1)[0]))
     held = low.held(x)
     name = low.scoped(node)
     if low.training is None or share == 0:
@@ -389,5 +386,5 @@ def dropout(low: Lowering, node: Node) -> None:
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu."""
     with tf.name_scope(low.scoped(node)):
-        (x, slope), order = low.together(inputs_of(node), node.outputs[0])
+        (x, slope), order = low.together(operands(node), node.outputs[0])
         low.put(node, tf.nn.relu(x) + slope * tf.minimum(x, tf.zeros([], x.dtype)), order)

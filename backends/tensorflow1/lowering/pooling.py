@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,21 +10,23 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from onnx_ir import Node
 
-from mopruning.backends.tensorflow1.lowering.context import Lowering, Refusal, Tensor, inputs_of
+from mopruning.backends.tensorflow1.lowering.context import Lowering, Refusal, Tensor
 from mopruning.backends.tensorflow1.lowering.windows import pad_image, padding_of
+from mopruning.ir import resampling
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Window, window_of
+from mopruning.ir.lowering import Window, operands, window_of
+from mopruning.ir.pooling import all_windows, taps
 
 
 def pool(low: Lowering, node: Node) -> None:
     """Lower MaxPool and AveragePool."""
     kernel = attribute(node, "kernel_shape")
     axes = len(kernel)
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     if len(node.outputs) > 1 and node.outputs[1].uses():
         raise Refusal("the places of its maxima are used")
     window, sizes = window_of(node, axes), low.sizes(x)[2:]
-    whole = _all_windows(window, sizes, kernel, bool(attribute(node, "ceil_mode")))
+    whole = all_windows(window, sizes, kernel, bool(attribute(node, "ceil_mode")))
     with tf.name_scope(low.scoped(node)) as name:
         features = low.image(x)
         if node.op_type == "MaxPool":
@@ -33,28 +34,6 @@ def pool(low: Lowering, node: Node) -> None:
         else:
             counted = bool(attribute(node, "count_include_pad"))
             low.put_image(node, _average_pool(features, kernel, window, whole, sizes, counted, name))
-
-
-def _all_windows(window: Window, sizes: Sequence[int | None], kernel: Sequence[int], ceil: bool) -> Window:
-    """Return a window whose padding lets in the last one, too, that crosses the end, where these count."""
-    if not ceil:
-        return window
-    ends = []
-    for axis, size in enumerate(sizes):
-        if size is None:
-            if window.strides[axis] != 1:
-                raise Refusal("its ceil_mode counts windows on an axis of open size; give the graph's inputs shapes")
-            ends.append(window.ends[axis])
-            continue
-        span = (kernel[axis] - 1) * window.dilations[axis] + 1
-        stride, start = window.strides[axis], window.starts[axis]
-        count = -(-(size + start + window.ends[axis] - span) // stride) + 1
-        if (count - 1) * stride >= size + start:
-            count -= 1  # a window that would start behind the last value
-        ends.append((count - 1) * stride + span - size - start)
-    if min(ends) < 0:
-        return window
-    return Window(window.strides, window.dilations, (*window.starts, *ends))
 
 
 def _max_pool(x: Tensor, kernel: list[int], window: Window, sizes: list[int | None], name: str) -> Tensor:
@@ -78,14 +57,12 @@ def _max_pool(x: Tensor, kernel: list[int], window: Window, sizes: list[int | No
 def _slices(x: Tensor, kernel: Sequence[int], window: Window, combine: Any, name: str | None = None) -> Tensor:
     """Combine the values of each window of a dilated pool, one place of the window after the other."""
     known, shape = x.shape.as_list(), tf.shape(x)
-    spans = [(size - 1) * dilation for size, dilation in zip(kernel, window.dilations, strict=True)]
     result = None
-    for place in itertools.product(*(range(size) for size in kernel)):
+    for place in taps(window, kernel):
         ranges = [slice(None)]
-        for axis, offset in enumerate(place):
+        for axis, (before, behind) in enumerate(place):
             size = known[axis + 1] if known[axis + 1] is not None else shape[axis + 1]
-            start = offset * window.dilations[axis]
-            ranges.append(slice(start, size - spans[axis] + start, window.strides[axis]))
+            ranges.append(slice(before, size - behind, window.strides[axis]))
         part = x[tuple(ranges)]
         result = part if result is None else combine(result, part)
     return tf.identity(result, name=name)
@@ -129,15 +106,16 @@ def _average_pool(
     ones = tf.ones(tf.concat([[1], inside, [1]], 0), x.dtype) if None in sizes else tf.ones([1, *inside, 1], x.dtype)
     more: tuple[int, ...] = whole.pads
     if counted:
-        ones = pad_image(ones, window.pads, 1)
-        more = tuple(a - b for a, b in zip(whole.pads, window.pads, strict=True))
+        asked = tuple(map(min, whole.pads, window.pads))  # the last window may end before the padding does
+        ones = pad_image(ones, asked, 1)
+        more = tuple(a - b for a, b in zip(whole.pads, asked, strict=True))
     share = _average(pad_image(ones, more), kernel, whole, "VALID")
     return tf.divide(_average(padded, kernel, whole, "VALID"), share, name=name)
 
 
 def global_pool(low: Lowering, node: Node) -> None:
     """Lower GlobalAveragePool and GlobalMaxPool."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     axes = list(range(1, low.rank(x) - 1))
     function = tf.reduce_mean if node.op_type == "GlobalAveragePool" else tf.reduce_max
     low.put_image(node, function(low.image(x), axes, keepdims=True, name=low.scoped(node)))
@@ -145,10 +123,9 @@ def global_pool(low: Lowering, node: Node) -> None:
 
 def resize(low: Lowering, node: Node) -> None:
     """Lower Resize: TensorFlow's own where it means the same, else axis by axis."""
-    x, _, scales_in, sizes_in = [*node.inputs, None, None, None][:4]
+    x, _, scales_in, sizes_in = operands(node, 4)
     mode, coordinates = attribute(node, "mode"), attribute(node, "coordinate_transformation_mode")
     rounding = attribute(node, "nearest_mode")
-    assert x is not None
     rank = low.rank(x)
     scales = low.constant(scales_in)
     if scales is not None and scales.size:
@@ -217,7 +194,11 @@ def _scaled(size: Tensor, factor: float | None) -> Tensor:
 
 
 def _resized(x: Tensor, axis: int, size: int | None, factor: float | None, how: tuple[str, str, str]) -> Tensor:
-    """Resize one axis as ONNX's Resize does (https://onnx.ai/onnx/operators/onnx__Resize.html)."""
+    """Resize one axis as ONNX's Resize does (https://onnx.ai/onnx/operators/onnx__Resize.html).
+
+    The graph computes the places itself, also where sizes are known: a table would come back from a frozen graph as a
+    parameter.
+    """
     mode, coordinates, rounding = how
     old: Any = x.shape.as_list()[axis]
     old = tf.shape(x)[axis] if old is None else old
@@ -225,36 +206,16 @@ def _resized(x: Tensor, axis: int, size: int | None, factor: float | None, how: 
     one = tf.float32
     before, after = tf.cast(old, one), tf.cast(new, one)
     scale: Any = after / before if factor is None else factor
-    place = tf.cast(tf.range(new), one)
-    if coordinates == "align_corners":
-        place = place * (before - 1) / tf.maximum(after - 1, 1)
-    elif coordinates == "asymmetric":
-        place = place / scale
-    else:
-        place = (place + 0.5) / scale - 0.5
-        if coordinates == "pytorch_half_pixel":
-            place = tf.where(tf.equal(after, 1), tf.zeros_like(place), place)
+    place = resampling.moved(tf.cast(tf.range(new), one), before, after, scale, coordinates, tf)
     if mode == "nearest":
-        rounded = {
-            "floor": lambda: tf.floor(place),
-            "ceil": lambda: tf.math.ceil(place),
-            "round_prefer_ceil": lambda: tf.floor(place + 0.5),
-            "round_prefer_floor": lambda: tf.math.ceil(place - 0.5),
-        }[rounding]()
-        return tf.gather(x, tf.clip_by_value(tf.cast(rounded, tf.int32), 0, old - 1), axis=axis)
+        index = tf.cast(resampling.rounded(place, rounding, tf), tf.int32)
+        return tf.gather(x, tf.clip_by_value(index, 0, old - 1), axis=axis)
     if mode == "linear":
         place = tf.clip_by_value(place, 0.0, before - 1)
     first = tf.floor(place)
-    t = place - first
-    if mode == "linear":
-        steps = [(0, 1 - t), (1, t)]
-    else:  # Keys' cubic convolution, with the coefficient -0.75
-        near = [((1.25 * d - 2.25) * d * d + 1) for d in (t, 1 - t)]
-        far = [((-0.75 * d + 3.75) * d - 6) * d + 3 for d in (t + 1, 2 - t)]
-        steps = [(-1, far[0]), (0, near[0]), (1, near[1]), (2, far[1])]
     shape = np.where(np.arange(x.shape.rank) == axis, -1, 1)
     parts = []
-    for tap, weight in steps:
+    for tap, share in resampling.taps(place - first, mode):
         index = tf.clip_by_value(tf.cast(first, tf.int32) + tap, 0, old - 1)
-        parts.append(tf.gather(x, index, axis=axis) * tf.cast(tf.reshape(weight, shape), x.dtype))
+        parts.append(tf.gather(x, index, axis=axis) * tf.cast(tf.reshape(share, shape), x.dtype))
     return tf.add_n(parts)

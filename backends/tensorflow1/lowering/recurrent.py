@@ -9,17 +9,18 @@ from onnx_ir import Node
 
 from mopruning.backends.tensorflow1.lowering.context import Lowering, Tensor, conditionals_of_version_1
 from mopruning.ir.attributes import attribute
+from mopruning.ir.lowering import operands
 
 
 def recurrent(low: Lowering, node: Node) -> None:
     """Lower LSTM and GRU (https://onnx.ai/onnx/operators/onnx__LSTM.html, GRU with linear_before_reset=1)."""
-    operands: list[Any] = [*node.inputs, *[None] * (7 - len(node.inputs))]
+    values = operands(node, 7)
     direction = attribute(node, "direction")
     name = low.scoped(node)
     with tf.name_scope(name), conditionals_of_version_1():
-        x, weights, recurrence = (low.tensor(value) for value in operands[:3])
-        biases = None if operands[3] is None else low.tensor(operands[3])
-        initial = [None if value is None else low.tensor(value) for value in operands[5:7]]
+        x, weights, recurrence = (low.tensor(value) for value in values[:3])
+        biases = None if values[3] is None else low.tensor(values[3])
+        initial = [None if value is None else low.tensor(value) for value in values[5:7]]
         hidden = recurrence.shape.as_list()[2]
         states = 2 if node.op_type == "LSTM" else 1
         outputs, finals = [], []

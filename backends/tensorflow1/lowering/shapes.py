@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -14,18 +13,17 @@ from mopruning.backends.tensorflow1.lowering.context import (
     Order,
     Refusal,
     Tensor,
-    inputs_of,
     tf_dtype,
 )
 from mopruning.backends.tensorflow1.orders import channels_last, ordered, plain, reshape_plan
 from mopruning.ir.attributes import attribute
-
-_FAR = 1 << 31  # ONNX writes "to the end" as a number at least as large
+from mopruning.ir.lowering import operands
+from mopruning.ir.nodes import FAR, even_parts, filler_of, pad_amounts
 
 
 def reshape(low: Lowering, node: Node) -> None:
     """Lower Reshape, Flatten, Squeeze and Unsqueeze, which move nothing."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     old, new = low.sizes(x), low.sizes(node.outputs[0])
     held = low.held(x)
     plan = None
@@ -63,7 +61,7 @@ def _computed_shape(low: Lowering, node: Node) -> Tensor:
 
 def transpose(low: Lowering, node: Node) -> None:
     """Lower Transpose to nothing: what comes after it is told how the axes lie."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     rank = low.rank(x)
     order = attribute(node, "perm", list(reversed(range(rank))))
     held = low.held(x)
@@ -75,7 +73,7 @@ def transpose(low: Lowering, node: Node) -> None:
 
 def concat(low: Lowering, node: Node) -> None:
     """Lower Concat."""
-    values = inputs_of(node)
+    values = operands(node)
     rank = low.rank(node.outputs[0])
     order = _common_order(low, values, rank)
     place = order.index(attribute(node, "axis") % rank)
@@ -97,18 +95,16 @@ def _own_order(low: Lowering, value: Value) -> Order:
 
 def split(low: Lowering, node: Node) -> None:
     """Lower Split."""
-    x, *rest = node.inputs
-    assert x is not None
+    x, given = operands(node, 2)
     order = _own_order(low, x)
     axis = attribute(node, "axis") % low.rank(x)
-    if rest and rest[0] is not None:
-        parts: Any = low.numbers(rest[0], "parts")
+    if given is not None:
+        parts = low.integers(given, "parts")
     else:
         size, count = low.sizes(x)[axis], len(node.outputs)
         if size is None:
             raise Refusal("it splits an axis of open size")
-        each = -(-size // count)
-        parts = [min(each, size - each * index) for index in range(count)]
+        parts = even_parts(size, count)
     place = order.index(axis)
     results = tf.split(low.tensor(x, order), parts, place, name=low.scoped(node))
     for output, result in zip(node.outputs, results, strict=True):
@@ -117,16 +113,11 @@ def split(low: Lowering, node: Node) -> None:
 
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
-    x, *rest = node.inputs
-    assert x is not None
-    rank, sizes = low.rank(x), low.sizes(x)
-    starts, ends = (low.numbers(value, "bounds") for value in rest[:2])
-    axes = low.numbers(rest[2], "axes") if len(rest) > 2 and rest[2] is not None else list(range(len(starts)))
-    steps = low.numbers(rest[3], "steps") if len(rest) > 3 and rest[3] is not None else [1] * len(starts)
-    order = _own_order(low, x)
-    ranges = [slice(None)] * rank
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        ranges[order.index(axis % rank)] = _range(start, end, step, sizes[axis % rank])
+    x, cuts = operands(node)[0], low.cuts(node)
+    sizes, order = low.sizes(x), _own_order(low, x)
+    ranges = [slice(None)] * len(sizes)
+    for start, end, axis, step in cuts:
+        ranges[order.index(axis)] = _range(start, end, step, sizes[axis])
     name = low.scoped(node)
     with tf.name_scope(name):
         low.put(node, tf.identity(low.tensor(x, order)[tuple(ranges)], name=name), order)
@@ -142,13 +133,13 @@ def _range(start: int, end: int, step: int, size: int | None) -> slice:
             return slice(0, 0, 1)
         return slice(start, None if end < 0 else end, step)
     if step > 0:
-        return slice(None if start <= -_FAR else start or None, None if end >= _FAR else end, step)
-    return slice(None if start >= _FAR else start, None if end <= -_FAR + 1 else end, step)
+        return slice(None if start <= -FAR else start or None, None if end >= FAR else end, step)
+    return slice(None if start >= FAR else start, None if end <= -FAR + 1 else end, step)
 
 
 def gather(low: Lowering, node: Node) -> None:
     """Lower Gather: rows of an embedding, one entry of an axis, or entries by an index."""
-    x, index = inputs_of(node)
+    x, index = operands(node)
     axis = attribute(node, "axis") % low.rank(x)
     name = low.scoped(node)
     with tf.name_scope(name):
@@ -165,7 +156,7 @@ def gather(low: Lowering, node: Node) -> None:
 
 def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements."""
-    x, index = inputs_of(node)
+    x, index = operands(node)
     rank = low.rank(x)
     axis = attribute(node, "axis") % rank
     name = low.scoped(node)
@@ -182,7 +173,7 @@ def gather_elements(low: Lowering, node: Node) -> None:
 
 def expand(low: Lowering, node: Node) -> None:
     """Lower Expand, which broadcasts both ways."""
-    x, shape = inputs_of(node)
+    x, shape = operands(node)
     name = low.scoped(node)
     with tf.name_scope(name):
         features, sizes = low.tensor(x), low.sizes(node.outputs[0])
@@ -196,32 +187,29 @@ def expand(low: Lowering, node: Node) -> None:
 
 def tile(low: Lowering, node: Node) -> None:
     """Lower Tile."""
-    x, repeats = inputs_of(node)
+    x, repeats = operands(node)
     low.put(node, tf.tile(low.tensor(x), tf.cast(low.tensor(repeats), tf.int32), name=low.scoped(node)))
 
 
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad; negative amounts cut off."""
-    x, amounts, value, axes = [*node.inputs, None, None][:4]
-    assert x is not None
+    x, amounts, value, axes = operands(node, 4)
     rank = low.rank(x)
     order = _own_order(low, x)
-    numbers = low.numbers(amounts, "amounts")
-    chosen = list(range(rank)) if axes is None else [axis % rank for axis in low.numbers(axes, "axes")]
-    around = {axis: (numbers[i], numbers[len(chosen) + i]) for i, axis in enumerate(chosen)}
+    numbers = low.integers(amounts, "amounts")
+    starts, ends = pad_amounts(numbers, None if axes is None else low.integers(axes, "axes"), rank, 0)
     mode = attribute(node, "mode")
     name = low.scoped(node)
     with tf.name_scope(name):
         tensor = low.tensor(x, order)
-        pairs = [around.get(axis, (0, 0)) for axis in order]
+        pairs = [(starts[axis], ends[axis]) for axis in order]
         if mode == "constant":
-            filler = 0 if value is None else low.constant(value)
-            if filler is None:
+            number = 0 if value is None else low.number(value)
+            if number is None:
                 raise Refusal("its value is computed; it must be a constant")
             cut = [slice(-begin if begin < 0 else None, end if end < 0 else None) for begin, end in pairs]
             if any(part != slice(None) for part in cut):
                 tensor = tensor[tuple(cut)]
-            number = np.asarray(filler).reshape(-1)[0].item()
             more = [[max(0, begin), max(0, end)] for begin, end in pairs]
             result = tf.pad(tensor, more, constant_values=number, name=name)
         else:
@@ -250,7 +238,7 @@ def _from_inside(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tenso
 
 def shape(low: Lowering, node: Node) -> None:
     """Lower Shape."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     held = low.held(x)
     rank = low.rank(x)
     axes = range(rank)[slice(attribute(node, "start"), attribute(node, "end"))]
@@ -264,33 +252,30 @@ def shape(low: Lowering, node: Node) -> None:
 
 def size(low: Lowering, node: Node) -> None:
     """Lower Size."""
-    low.put(node, tf.size(low.held(inputs_of(node)[0]).tensor, out_type=tf.int64, name=low.scoped(node)))
+    low.put(node, tf.size(low.held(operands(node)[0]).tensor, out_type=tf.int64, name=low.scoped(node)))
 
 
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
-    given = node.attributes.get("value")
-    filler = np.zeros(1, np.float32) if given is None else given.as_tensor().numpy()
-    dtype = tf.float32 if given is None else tf_dtype(given.as_tensor().dtype)
+    filler = filler_of(node)
     name = low.scoped(node)
     with tf.name_scope(name):
-        number = tf.constant(filler.reshape(-1)[0], dtype)
-        low.put(node, tf.fill(low.tensor(inputs_of(node)[0]), number, name=name))
+        number = tf.constant(filler.numpy().reshape(-1)[0], tf_dtype(filler.dtype))
+        low.put(node, tf.fill(low.tensor(operands(node)[0]), number, name=name))
 
 
 def range_(low: Lowering, node: Node) -> None:
     """Lower Range."""
-    low.put(node, tf.range(*(low.tensor(value) for value in inputs_of(node)), name=low.scoped(node)))
+    low.put(node, tf.range(*(low.tensor(value) for value in operands(node)), name=low.scoped(node)))
 
 
 def triangle(low: Lowering, node: Node) -> None:
     """Lower Trilu."""
-    x, *rest = node.inputs
-    assert x is not None
+    x, given = operands(node, 2)
     name = low.scoped(node)
     with tf.name_scope(name):
         features = low.tensor(x)
-        diagonal = low.tensor(rest[0]) if rest and rest[0] is not None else tf.constant(0, tf.int64)
+        diagonal = tf.constant(0, tf.int64) if given is None else low.tensor(given)
         sizes = tf.shape(features, out_type=tf.int64)
         rows, columns = tf.range(sizes[-2])[:, None], tf.range(sizes[-1])[None]
         kept = columns - rows >= diagonal if attribute(node, "upper") else columns - rows <= diagonal
@@ -300,7 +285,7 @@ def triangle(low: Lowering, node: Node) -> None:
 
 def depth_to_space(low: Lowering, node: Node) -> None:
     """Lower DepthToSpace: with mode DCR, TensorFlow's own; with CRD, its channels are reordered first."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     block = attribute(node, "blocksize")
     name = low.scoped(node)
     with tf.name_scope(name):
@@ -316,5 +301,5 @@ def depth_to_space(low: Lowering, node: Node) -> None:
 
 def space_to_depth(low: Lowering, node: Node) -> None:
     """Lower SpaceToDepth."""
-    x = inputs_of(node)[0]
+    x = operands(node)[0]
     low.put_image(node, tf.nn.space_to_depth(low.image(x), attribute(node, "blocksize"), name=low.scoped(node)))

@@ -9,26 +9,13 @@ import tensorflow.compat.v1 as tf
 
 from mopruning.backends.tensorflow1.lowering.context import Tensor
 from mopruning.ir.lowering import Window
-
-
-def same_pads(size: int | None, span: int, stride: int) -> tuple[int, int] | None:
-    """Return the padding that SAME means on one axis; None where it depends on a size that is open.
-
-    The output has ceil(size / stride) windows; of an odd padding the larger half is at the end
-    (https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2).
-
-    >>> same_pads(224, 7, 2), same_pads(225, 7, 2), same_pads(None, 3, 1), same_pads(None, 3, 2)
-    ((2, 3), (3, 3), (1, 1), None)
-    """
-    if size is None and stride > 1:
-        return None
-    # without a stride every position has a window, whatever the size
-    total = span - 1 if size is None or stride == 1 else max(0, (-(-size // stride) - 1) * stride + span - size)
-    return total // 2, total - total // 2
+from mopruning.ir.windows import same_pads
 
 
 def padding_of(window: Window, sizes: Sequence[int | None], kernel: Sequence[int]) -> str:
     """Return TensorFlow's name of a padding: "VALID", "SAME", or "EXPLICIT" where no rule means it.
+
+    Its rules: https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2.
 
     Args:
         window: How it moves.
