@@ -221,7 +221,7 @@ def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) ->
                 sparsity=_sparsity(state),
                 difference=share,
                 runtime=runtime,
-                rounding=_rounding(network, outputs) if runtime is not None and runtime > OUTPUTS else 0.0,
+                rounding=rounding(network, outputs) if runtime is not None and runtime > OUTPUTS else 0.0,
                 names=names,
                 order=order,
                 weights=weights,
@@ -300,7 +300,7 @@ def _travel(chain: str, sent: onnx_ir.Model, model: onnx_ir.Model, net: Path, wa
     return read_onnx(end)
 
 
-def _rounding(network: Original, outputs: list[Array]) -> float:
+def rounding(network: Original, outputs: list[Array]) -> float:
     """Return the largest difference between a network's outputs and those it has in float64."""
     inputs = tuple(value.double() if value.is_floating_point() else value for value in network.inputs)
     return difference(arrays(outputs_of(copy.deepcopy(network.module).double(), inputs)), outputs).share
