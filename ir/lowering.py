@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from onnx_ir import Node, Value
 
 from mopruning.errors import FormatError
 from mopruning.ir.attributes import attribute, shortest
+from mopruning.ir.operators import OPERATORS
 from mopruning.ir.passes.constants import constant
 from mopruning.ir.roles import roles_of
 from mopruning.ir.validation import Problem, UnsupportedOperators
@@ -21,6 +23,7 @@ from mopruning.ir.validation import Problem, UnsupportedOperators
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 T = TypeVar("T")
 S = TypeVar("S")
+F = TypeVar("F", bound=Callable[..., None])
 
 
 class Refusal(FormatError):  # noqa: N818 - what a framework declines to express
@@ -284,6 +287,41 @@ class Lowering(ABC, Generic[T]):
         bias = add.inputs[1 - users[0].idx]
         fits = bias is not None and self.is_parameter(bias) and weight_shape(bias) == [size]
         return (add, bias) if fits else (None, None)
+
+
+def lowers(*operators: str) -> Callable[[F], F]:
+    """Mark a function as the one that lowers some operators, for `lowerings` to find."""
+
+    def mark(function: F) -> F:
+        function.lowers = operators  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def lowerings(*modules: ModuleType) -> dict[str, Callable[..., None]]:
+    """Collect the functions in modules that are marked with `lowers`.
+
+    Args:
+        modules: Where they are defined.
+
+    Returns:
+        Operator -> function.
+
+    Raises:
+        ValueError: If an operator is outside the profile, or two functions lower it.
+    """
+    found: dict[str, Callable[..., None]] = {}
+    for module in modules:
+        for function in vars(module).values():
+            if getattr(function, "__module__", None) != module.__name__:
+                continue
+            for name in getattr(function, "lowers", ()):
+                if name not in OPERATORS or name in found:
+                    reason = "is lowered twice" if name in found else "is not in the operator profile"
+                    raise ValueError(f"{module.__name__}.{function.__name__}: {name} {reason}")
+                found[name] = function
+    return found
 
 
 def operands(node: Node, count: int = 0) -> list[Any]:

@@ -17,66 +17,11 @@ from mopruning.backends.mindspore.lowering import arithmetic, layers, pooling, r
 from mopruning.backends.mindspore.lowering.context import Lowering
 from mopruning.backends.mindspore.sources import import_text
 from mopruning.errors import FormatError
+from mopruning.ir.lowering import lowerings
 from mopruning.ir.passes.shapes import infer_shapes
 from mopruning.ir.validation import validate
 
-LOWERINGS: Mapping[str, Callable[[Lowering, Node], None]] = {
-    "Conv": layers.conv,
-    "ConvTranspose": layers.conv_transpose,
-    "Gemm": layers.gemm,
-    "MatMul": layers.matmul,
-    "BatchNormalization": layers.batch_norm,
-    "LayerNormalization": layers.layer_norm,
-    "InstanceNormalization": layers.instance_norm,
-    "PRelu": layers.prelu,
-    "Dropout": layers.dropout,
-    "MaxPool": pooling.pool,
-    "AveragePool": pooling.pool,
-    "GlobalAveragePool": pooling.global_pool,
-    "GlobalMaxPool": pooling.global_pool,
-    "Resize": pooling.resize,
-    "LSTM": recurrent.recurrent,
-    "GRU": recurrent.recurrent,
-    **dict.fromkeys(arithmetic.UNARY, arithmetic.unary),
-    **dict.fromkeys(
-        ("LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "Softmax", "LogSoftmax"), arithmetic.activation
-    ),
-    "Clip": arithmetic.clip,
-    "Pow": arithmetic.power,
-    "Where": arithmetic.where,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "And", "Or", "Xor"), arithmetic.binary),
-    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), arithmetic.binary),
-    **dict.fromkeys(("Min", "Max", "Sum"), arithmetic.variadic),
-    "Cast": arithmetic.cast,
-    "CastLike": arithmetic.cast,
-    "Identity": arithmetic.identity,
-    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), arithmetic.reduction),
-    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"), arithmetic.reduction),
-    "ArgMax": arithmetic.extreme,
-    "ArgMin": arithmetic.extreme,
-    "CumSum": arithmetic.cumulative,
-    "TopK": arithmetic.top_k,
-    "Reshape": shapes.reshape,
-    "Flatten": shapes.flatten,
-    "Transpose": shapes.transpose,
-    "Squeeze": shapes.squeeze,
-    "Unsqueeze": shapes.unsqueeze,
-    "Concat": shapes.concat,
-    "Split": shapes.split,
-    "Slice": shapes.slice_,
-    "Gather": shapes.gather,
-    "GatherElements": shapes.gather_elements,
-    "Expand": shapes.expand,
-    "Tile": shapes.tile,
-    "Pad": shapes.pad,
-    "Shape": shapes.shape,
-    "Size": shapes.size,
-    "ConstantOfShape": shapes.constant_of_shape,
-    "Range": shapes.range_,
-    "Trilu": shapes.triangle,
-    "DepthToSpace": shapes.depth_to_space,
-    "SpaceToDepth": shapes.space_to_depth,
-}
+LOWERINGS: Mapping[str, Callable[[Lowering, Node], None]] = lowerings(arithmetic, layers, pooling, recurrent, shapes)
 """Operator -> the function that adds it to a network: every row of the operator profile."""
 
 

@@ -14,61 +14,12 @@ from mopruning.backends.mxnet.lowering import arithmetic, layers, pooling, recur
 from mopruning.backends.mxnet.lowering.context import Lowering
 from mopruning.backends.mxnet.network import Network
 from mopruning.errors import FormatError
+from mopruning.ir.lowering import lowerings
 from mopruning.ir.passes.constants import fold_constants
 from mopruning.ir.passes.shapes import infer_shapes
 from mopruning.ir.validation import validate
 
-LOWERINGS: Mapping[str, Callable[[Lowering, Node], None]] = {
-    "Conv": layers.conv,
-    "ConvTranspose": layers.conv_transpose,
-    "Gemm": layers.gemm,
-    "MatMul": layers.matmul,
-    "BatchNormalization": layers.batch_norm,
-    "LayerNormalization": layers.layer_norm,
-    "InstanceNormalization": layers.instance_norm,
-    "Dropout": layers.dropout,
-    "PRelu": layers.prelu,
-    **dict.fromkeys(("MaxPool", "AveragePool"), pooling.pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool"), pooling.global_pool),
-    "Resize": pooling.resize,
-    **dict.fromkeys(("LSTM", "GRU"), recurrent.recurrent),
-    **dict.fromkeys(arithmetic.UNARY, arithmetic.unary),
-    **dict.fromkeys(("LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "HardSwish"), arithmetic.activation),
-    **dict.fromkeys(("Softplus", "Mish", "Softmax", "LogSoftmax"), arithmetic.activation),
-    "Clip": arithmetic.clip,
-    **dict.fromkeys(("Add", "Sub", "Mul", "Div"), arithmetic.binary),
-    **dict.fromkeys(("Min", "Max", "Sum"), arithmetic.variadic),
-    "Pow": arithmetic.power,
-    "Mod": arithmetic.remainder,
-    **dict.fromkeys(arithmetic.COMPARED, arithmetic.compared),
-    **dict.fromkeys(("And", "Or", "Xor"), arithmetic.logical),
-    **dict.fromkeys(("Not", "IsNaN"), arithmetic.tested),
-    "Round": arithmetic.rounded,
-    "Where": arithmetic.where,
-    **dict.fromkeys(("Cast", "CastLike"), arithmetic.cast),
-    "Identity": arithmetic.identity,
-    **dict.fromkeys(arithmetic.REDUCED, arithmetic.reduction),
-    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"), arithmetic.reduction),
-    **dict.fromkeys(("ArgMax", "ArgMin"), arithmetic.extreme),
-    "CumSum": arithmetic.cumulative,
-    "TopK": arithmetic.top_k,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), shapes.reshape),
-    "Transpose": shapes.transpose,
-    "Concat": shapes.concat,
-    "Split": shapes.split,
-    "Slice": shapes.slice_,
-    "Gather": shapes.gather,
-    "GatherElements": shapes.gather_elements,
-    "Expand": shapes.expand,
-    "Tile": shapes.tile,
-    "Pad": shapes.pad,
-    "Shape": shapes.shape,
-    "Size": shapes.size,
-    "ConstantOfShape": shapes.constant_of_shape,
-    "Trilu": shapes.triangle,
-    "DepthToSpace": shapes.depth_to_space,
-    "SpaceToDepth": shapes.space_to_depth,
-}
+LOWERINGS: Mapping[str, Callable[[Lowering, Node], None]] = lowerings(arithmetic, layers, pooling, recurrent, shapes)
 """Operator -> the function that adds it to a symbol: every row of the operator profile but Range."""
 
 

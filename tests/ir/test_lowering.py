@@ -1,6 +1,7 @@
 """The walk that every writer makes over a graph: what is computed when, and how refusals are told."""
 
 import doctest
+from types import ModuleType
 
 import numpy as np
 import onnx_ir
@@ -8,7 +9,7 @@ import pytest
 
 from mopruning.ir import lowering
 from mopruning.ir.builder import Builder
-from mopruning.ir.lowering import Lowering, Refusal, open_shape, operands, weight_shape, window_of
+from mopruning.ir.lowering import Lowering, Refusal, lowerings, lowers, open_shape, operands, weight_shape, window_of
 from mopruning.ir.passes.shapes import infer_shapes
 from mopruning.ir.validation import UnsupportedOperators
 
@@ -198,3 +199,28 @@ def test_what_stands_for_an_array_is_made_once_a_form():
         "second",
         "first",
     ]
+
+
+def module_of(**functions):
+    """A module that defines these functions."""
+    found = ModuleType("family")
+    for name, function in functions.items():
+        function.__module__, function.__name__ = "family", name
+        setattr(found, name, function)
+    return found
+
+
+def test_marked_functions_are_found_by_their_operators():
+    pool, add = lowers("MaxPool", "AveragePool")(lambda low, node: None), lowers("Add")(lambda low, node: None)
+    elsewhere = lowers("Sub")(lambda low, node: None)
+    family = module_of(pool=pool, add=add, helper=lambda: None)
+    family.imported = elsewhere
+    assert lowerings(family) == {"MaxPool": pool, "AveragePool": pool, "Add": add}
+
+
+def test_an_operator_is_marked_once_and_in_the_profile():
+    first, second = (lowers("Add")(lambda low, node: None) for _ in range(2))
+    with pytest.raises(ValueError, match=r"family\.second: Add is lowered twice"):
+        lowerings(module_of(first=first, second=second))
+    with pytest.raises(ValueError, match=r"family\.odd: Ad is not in the operator profile"):
+        lowerings(module_of(odd=lowers("Ad")(lambda low, node: None)))

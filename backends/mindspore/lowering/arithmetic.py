@@ -10,10 +10,10 @@ from onnx_ir import Node
 
 from mopruning.backends.mindspore.lowering.context import Lowering, dtype_of, literal, ms_dtype
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands, sizes_of
+from mopruning.ir.lowering import Refusal, lowers, operands, sizes_of
 from mopruning.ir.nodes import is_usual_selu
 
-UNARY: Mapping[str, str] = {
+_UNARY: Mapping[str, str] = {
     "Relu": "ops.relu({})",
     "Sigmoid": "ops.sigmoid({})",
     "Tanh": "ops.tanh({})",
@@ -66,12 +66,14 @@ _REDUCTIONS: Mapping[str, str] = {
 }
 
 
+@lowers(*_UNARY)
 def unary(low: Lowering, node: Node) -> None:
     """Lower an operator of one tensor."""
     (x,) = operands(node, 1)
-    low.put(node, UNARY[node.op_type], low.tensor(x))
+    low.put(node, _UNARY[node.op_type], low.tensor(x))
 
 
+@lowers(*_BINARY)
 def binary(low: Lowering, node: Node) -> None:
     """Lower an operator of two operands, of which one may be a number."""
     left, right = operands(node, 2)
@@ -88,6 +90,7 @@ def binary(low: Lowering, node: Node) -> None:
     low.put(node, template, a, b)
 
 
+@lowers(*_VARIADIC)
 def variadic(low: Lowering, node: Node) -> None:
     """Lower Min, Max and Sum of any number of operands."""
     template = _VARIADIC[node.op_type]
@@ -95,6 +98,7 @@ def variadic(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], reduce(lambda a, b: low.emit(template, a, b), tensors))
 
 
+@lowers("Pow")
 def power(low: Lowering, node: Node) -> None:
     """Lower Pow, whose result has the type of the base."""
     base, exponent = operands(node, 2)
@@ -108,11 +112,13 @@ def power(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Where")
 def where(low: Lowering, node: Node) -> None:
     """Lower Where."""
     low.put(node, "ops.where({}, {}, {})", *(low.tensor(value) for value in operands(node, 3)))
 
 
+@lowers("Clip")
 def clip(low: Lowering, node: Node) -> None:
     """Lower Clip."""
     x, *bounds = operands(node, 3)
@@ -133,6 +139,7 @@ def _is_number(text: str) -> bool:
     return bool(text) and not text.startswith("self.")
 
 
+@lowers("Cast", "CastLike")
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike."""
     x, *like = operands(node, 1)
@@ -141,12 +148,14 @@ def cast(low: Lowering, node: Node) -> None:
     low.put(node, f"{{}}.astype({dtype})", low.tensor(x))
 
 
+@lowers("Identity")
 def identity(low: Lowering, node: Node) -> None:
     """Lower Identity to nothing."""
     (x,) = operands(node, 1)
     low.set(node.outputs[0], low.get(x))
 
 
+@lowers("LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "Softmax", "LogSoftmax")
 def activation(low: Lowering, node: Node) -> None:
     """Lower an activation with attributes."""
     (x,) = operands(node, 1)
@@ -169,6 +178,7 @@ def activation(low: Lowering, node: Node) -> None:
     low.put(node, text, low.tensor(x))
 
 
+@lowers(*_REDUCTIONS, "ReduceProd")
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
     x, keep, axes = operands(node)[0], bool(attribute(node, "keepdims")), low.reduced_axes(node)
@@ -185,6 +195,7 @@ def reduction(low: Lowering, node: Node) -> None:
     low.put(node, template, low.tensor(x))
 
 
+@lowers("ArgMax", "ArgMin")
 def extreme(low: Lowering, node: Node) -> None:
     """Lower ArgMax and ArgMin."""
     (x,) = operands(node, 1)
@@ -201,6 +212,7 @@ def extreme(low: Lowering, node: Node) -> None:
     low.put(node, f"{function}({{}}, {axis}, {keep}).astype(ms.int64)", features)
 
 
+@lowers("CumSum")
 def cumulative(low: Lowering, node: Node) -> None:
     """Lower CumSum."""
     x, axis = operands(node, 2)
@@ -211,6 +223,7 @@ def cumulative(low: Lowering, node: Node) -> None:
     low.put(node, f"{function}({{}}, {number % low.rank(x)})", low.tensor(x))
 
 
+@lowers("TopK")
 def top_k(low: Lowering, node: Node) -> None:
     """Lower TopK."""
     x, count = operands(node, 2)

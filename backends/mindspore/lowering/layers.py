@@ -9,9 +9,10 @@ from onnx_ir import Node, Value
 
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, dtype_option, literal, pair
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, Window, operands, sizes_of, weight_shape, window_of
+from mopruning.ir.lowering import Refusal, Window, lowers, operands, sizes_of, weight_shape, window_of
 
 
+@lowers("Conv")
 def conv(low: Lowering, node: Node) -> None:
     """Lower Conv: one axis is two of which the first has one place."""
     x, weight, bias = operands(node, 3)
@@ -75,6 +76,7 @@ def _biased(low: Lowering, x: Var, bias: Value | None, axes: int) -> Var:
     return low.emit("{} + {}", x, shaped)
 
 
+@lowers("ConvTranspose")
 def conv_transpose(low: Lowering, node: Node) -> None:
     """Lower ConvTranspose.
 
@@ -128,6 +130,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], _biased(low, result, bias, axes))
 
 
+@lowers("Gemm")
 def gemm(low: Lowering, node: Node) -> None:
     """Lower Gemm: nn.Dense where the weight is [out, in]."""
     x, weight, bias = operands(node, 3)
@@ -149,6 +152,7 @@ def _dense(low: Lowering, weight: Value, bias: Value | None, inputs: int, output
     return low.layer(f"nn.Dense({inputs}, {outputs}{has}{dtype_option(weight)})", {"weight": weight, "bias": bias})
 
 
+@lowers("MatMul")
 def matmul(low: Lowering, node: Node) -> None:
     """Lower MatMul; with the transpose of a weight, and the bias behind it, it is nn.Dense."""
     x, right = operands(node, 2)
@@ -166,6 +170,7 @@ def matmul(low: Lowering, node: Node) -> None:
     low.put(node, "ops.matmul({}, {})", low.tensor(x), low.tensor(right))
 
 
+@lowers("BatchNormalization")
 def batch_norm(low: Lowering, node: Node) -> None:
     """Lower BatchNormalization: MindSpore's momentum is the share that stays, as ONNX's."""
     x, scale, bias, mean, variance = operands(node, 5)
@@ -203,6 +208,7 @@ def batch_norm(low: Lowering, node: Node) -> None:
     low.put(node, "({} - {}) * {} + {}", low.tensor(x), mean, factor, bias)
 
 
+@lowers("LayerNormalization")
 def layer_norm(low: Lowering, node: Node) -> None:
     """Lower LayerNormalization."""
     x, scale, bias = operands(node, 3)
@@ -233,6 +239,7 @@ def _normalised(low: Lowering, x: Var, axes: tuple[int, ...], eps: float) -> Var
     return low.emit(f"{{}} * ops.rsqrt({{}} + {eps!r})", centred, spread)
 
 
+@lowers("InstanceNormalization")
 def instance_norm(low: Lowering, node: Node) -> None:
     """Lower InstanceNormalization; MindSpore has its own for a GPU only (2.10)."""
     x, scale, bias = operands(node, 3)
@@ -243,6 +250,7 @@ def instance_norm(low: Lowering, node: Node) -> None:
     low.put(node, "{} * {} + {}", normal, scale, bias)
 
 
+@lowers("PRelu")
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu."""
     x, slope = operands(node, 2)
@@ -250,6 +258,7 @@ def prelu(low: Lowering, node: Node) -> None:
     low.put(node, "ops.relu({}) - {} * ops.relu(-{})", features, low.operand(slope), features)
 
 
+@lowers("Dropout")
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: a layer of its own, so that the network's training flag tells it when to drop."""
     x, p = operands(node)[0], low.dropped_share(node)

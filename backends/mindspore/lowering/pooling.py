@@ -10,10 +10,11 @@ from onnx_ir import Node
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, literal, pair
 from mopruning.ir import resampling
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, Window, operands, sizes_of, window_of
+from mopruning.ir.lowering import Refusal, Window, lowers, operands, sizes_of, window_of
 from mopruning.ir.pooling import all_windows, counted, taps
 
 
+@lowers("MaxPool", "AveragePool")
 def pool(low: Lowering, node: Node) -> None:
     """Lower MaxPool and AveragePool: over an image that is padded first, where MindSpore's own padding differs."""
     (x,) = operands(node, 1)
@@ -101,6 +102,7 @@ def _padded(low: Lowering, x: Var, window: Window, value: str) -> Var:
     return low.emit(f'ops.pad({{}}, {literal(amounts)}, "constant", {value})', x)
 
 
+@lowers("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(low: Lowering, node: Node) -> None:
     """Lower GlobalAveragePool and GlobalMaxPool."""
     (x,) = operands(node, 1)
@@ -109,6 +111,7 @@ def global_pool(low: Lowering, node: Node) -> None:
     low.put(node, f"{function}({{}}, {axes}, True)", low.tensor(x))
 
 
+@lowers("Resize")
 def resize(low: Lowering, node: Node) -> None:
     """Lower Resize axis by axis: elements are picked, or multiplied by a table of shares."""
     x, _, scales_in, _ = operands(node, 4)

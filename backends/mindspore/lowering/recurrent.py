@@ -6,9 +6,10 @@ from onnx_ir import Node
 
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands, weight_shape
+from mopruning.ir.lowering import lowers, operands, weight_shape
 
 
+@lowers("LSTM", "GRU")
 def recurrent(low: Lowering, node: Node) -> None:
     """Lower LSTM and GRU (https://onnx.ai/onnx/operators/onnx__LSTM.html, GRU with linear_before_reset=1)."""
     x, weight, recurrence, bias, _, hidden, cell = operands(node, 7)

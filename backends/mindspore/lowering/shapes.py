@@ -8,16 +8,18 @@ from onnx_ir import Node, Value
 from mopruning.backends.mindspore.lowering.context import Lowering, Var, literal, ms_dtype
 from mopruning.backends.mindspore.lowering.layers import embedding
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands, sizes_of
+from mopruning.ir.lowering import Refusal, lowers, operands, sizes_of
 from mopruning.ir.nodes import FAR, even_parts, filler_of, pad_amounts
 
 
+@lowers("Reshape")
 def reshape(low: Lowering, node: Node) -> None:
     """Lower Reshape, Flatten and the like to the shape that comes out."""
     (x, *_) = operands(node, 1)
     low.set(node.outputs[0], low.reshape(low.tensor(x), node.outputs[0]))
 
 
+@lowers("Flatten")
 def flatten(low: Lowering, node: Node) -> None:
     """Lower Flatten."""
     (x,) = operands(node, 1)
@@ -27,6 +29,7 @@ def flatten(low: Lowering, node: Node) -> None:
         reshape(low, node)
 
 
+@lowers("Transpose")
 def transpose(low: Lowering, node: Node) -> None:
     """Lower Transpose."""
     (x,) = operands(node, 1)
@@ -34,6 +37,7 @@ def transpose(low: Lowering, node: Node) -> None:
     low.put(node, f"ops.transpose({{}}, {literal(tuple(order))})", low.tensor(x))
 
 
+@lowers("Squeeze")
 def squeeze(low: Lowering, node: Node) -> None:
     """Lower Squeeze."""
     x, given = operands(node, 2)
@@ -45,6 +49,7 @@ def squeeze(low: Lowering, node: Node) -> None:
     low.put(node, f"ops.squeeze({{}}, {literal(tuple(axes))})", low.tensor(x))
 
 
+@lowers("Unsqueeze")
 def unsqueeze(low: Lowering, node: Node) -> None:
     """Lower Unsqueeze."""
     x, axes = operands(node, 2)
@@ -56,6 +61,7 @@ def unsqueeze(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Concat")
 def concat(low: Lowering, node: Node) -> None:
     """Lower Concat."""
     parts = [low.tensor(value) for value in operands(node, 1)]
@@ -63,6 +69,7 @@ def concat(low: Lowering, node: Node) -> None:
     low.put(node, f"ops.cat(({held}), {attribute(node, 'axis')})", *parts)
 
 
+@lowers("Split")
 def split(low: Lowering, node: Node) -> None:
     """Lower Split."""
     x, given = operands(node, 2)
@@ -81,6 +88,7 @@ def split(low: Lowering, node: Node) -> None:
             low.set(output, low.emit(f"{{}}[{index}]", parts))
 
 
+@lowers("Slice")
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
     x, cuts = operands(node)[0], low.cuts(node)
@@ -115,6 +123,7 @@ def _picked(low: Lowering, x: Var, index: list[int], axis: int) -> Var:
     return low.emit(f"ops.gather({{}}, {{}}, {axis})", x, low.held(numbers, f"{low.place}.index{axis}"))
 
 
+@lowers("Gather")
 def gather(low: Lowering, node: Node) -> None:
     """Lower Gather: rows of an embedding, or elements by number."""
     x, index = operands(node, 2)
@@ -147,6 +156,7 @@ def _from_start(low: Lowering, index: Value, size: int | None) -> Var:
     return low.emit(f"ops.where({{0}} < 0, {{0}} + {size}, {{0}})", given)
 
 
+@lowers("GatherElements")
 def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements."""
     x, index = operands(node, 2)
@@ -155,18 +165,21 @@ def gather_elements(low: Lowering, node: Node) -> None:
     low.put(node, f"ops.gather_elements({{}}, {axis}, {{}})", low.tensor(x), where)
 
 
+@lowers("Expand")
 def expand(low: Lowering, node: Node) -> None:
     """Lower Expand, which broadcasts both ways."""
     (x, _) = operands(node, 2)
     low.put(node, f"ops.broadcast_to({{}}, {low.shape_of(node.outputs[0], reshape=False)})", low.tensor(x))
 
 
+@lowers("Tile")
 def tile(low: Lowering, node: Node) -> None:
     """Lower Tile."""
     x, repeats = operands(node, 2)
     low.put(node, f"ops.tile({{}}, {literal(tuple(low.integers(repeats, 'repeats')))})", low.tensor(x))
 
 
+@lowers("Pad")
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad; by reflection or with the edge it picks elements."""
     x, amounts, value, axes = operands(node, 4)
@@ -192,6 +205,7 @@ def pad(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Shape")
 def shape(low: Lowering, node: Node) -> None:
     """Lower Shape."""
     (x,) = operands(node, 1)
@@ -205,6 +219,7 @@ def shape(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.emit(f"{{}}[{axes.start}:{axes.stop}]", whole))
 
 
+@lowers("Size")
 def size(low: Lowering, node: Node) -> None:
     """Lower Size."""
     (x,) = operands(node, 1)
@@ -216,6 +231,7 @@ def size(low: Lowering, node: Node) -> None:
     low.put(node, "ops.prod({})", whole)
 
 
+@lowers("ConstantOfShape")
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
     filler = filler_of(node).numpy()
@@ -223,11 +239,13 @@ def constant_of_shape(low: Lowering, node: Node) -> None:
     low.put(node, f"ops.full({low.shape_of(node.outputs[0], reshape=False)}, {number}, dtype={dtype})")
 
 
+@lowers("Range")
 def range_(low: Lowering, node: Node) -> None:
     """Lower Range, whose bounds have to be known."""
     raise Refusal("its bounds are computed; they must be constants")
 
 
+@lowers("Trilu")
 def triangle(low: Lowering, node: Node) -> None:
     """Lower Trilu."""
     x, given = operands(node, 2)
@@ -236,6 +254,7 @@ def triangle(low: Lowering, node: Node) -> None:
     low.put(node, f"{function}({{}}, {diagonal})", low.tensor(x))
 
 
+@lowers("DepthToSpace")
 def depth_to_space(low: Lowering, node: Node) -> None:
     """Lower DepthToSpace."""
     (x,) = operands(node, 1)
@@ -250,6 +269,7 @@ def depth_to_space(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.reshape(low.emit(f"ops.transpose({{}}, {order})", cut), node.outputs[0]))
 
 
+@lowers("SpaceToDepth")
 def space_to_depth(low: Lowering, node: Node) -> None:
     """Lower SpaceToDepth."""
     (x,) = operands(node, 1)

@@ -12,13 +12,13 @@ from onnx_ir import Node, Value
 
 from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands, sizes_of
+from mopruning.ir.lowering import Refusal, lowers, operands, sizes_of
 from mopruning.ir.nodes import cast_type, is_usual_selu
 
 _LARGEST = 2**53
 """Numbers from here on, and what is no number, go as arrays: MXNet reads a number as a double."""
 
-UNARY: Mapping[str, str] = {
+_UNARY: Mapping[str, str] = {
     "Relu": "relu",
     "Sigmoid": "sigmoid",
     "Tanh": "tanh",
@@ -48,7 +48,7 @@ BINARY: Mapping[str, tuple[str, str, str]] = {
 }
 """Operator -> its names for two arrays, an array and a number, a number and an array."""
 
-COMPARED: Mapping[str, str] = {
+_COMPARED: Mapping[str, str] = {
     "Equal": "equal",
     "Greater": "greater",
     "GreaterOrEqual": "greater_equal",
@@ -57,7 +57,7 @@ COMPARED: Mapping[str, str] = {
 }
 """Comparisons, called as in NumPy, whose results are bool: those of MXNet's classic operators are numbers."""
 
-REDUCED: Mapping[str, str] = {
+_REDUCED: Mapping[str, str] = {
     "ReduceMean": "mean",
     "ReduceSum": "sum",
     "ReduceMax": "max",
@@ -66,29 +66,34 @@ REDUCED: Mapping[str, str] = {
 }
 
 
+@lowers(*_UNARY)
 def unary(low: Lowering, node: Node) -> None:
     """Lower an operator of one array."""
     (x,) = operands(node, 1)
-    low.set(node.outputs[0], low.call(UNARY[node.op_type], low.symbol(x), name=node.name))
+    low.set(node.outputs[0], low.call(_UNARY[node.op_type], low.symbol(x), name=node.name))
 
 
+@lowers("Round")
 def rounded(low: Lowering, node: Node) -> None:
     """Lower Round; the classic `round` takes halves away from 0, `rint` down."""
     low.set(node.outputs[0], low.numpy("around", low.symbol(operands(node, 1)[0]), name=node.name))
 
 
+@lowers("Not", "IsNaN")
 def tested(low: Lowering, node: Node) -> None:
     """Lower IsNaN and Not."""
     operator = {"IsNaN": "isnan", "Not": "logical_not"}[node.op_type]
     low.set(node.outputs[0], low.numpy(operator, low.symbol(operands(node, 1)[0]), name=node.name))
 
 
+@lowers("Add", "Sub", "Mul", "Div")
 def binary(low: Lowering, node: Node) -> None:
     """Lower an operator of two operands, of which one may be a number."""
     left, right = operands(node, 2)
     low.set(node.outputs[0], _binary(low, node.op_type, left, right, node.name))
 
 
+@lowers("Min", "Max", "Sum")
 def variadic(low: Lowering, node: Node) -> None:
     """Lower Min, Max and Sum of any number of operands."""
     values = operands(node, 1)
@@ -112,6 +117,7 @@ def _binary(low: Lowering, kind: str, left: Value, right: Value, name: str | Non
     return low.call(both, low.symbol(left), low.symbol(right), name=name)
 
 
+@lowers("Pow")
 def power(low: Lowering, node: Node) -> None:
     """Lower Pow, whose result has the type of the base."""
     base, exponent = operands(node, 2)
@@ -125,6 +131,7 @@ def power(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Mod")
 def remainder(low: Lowering, node: Node) -> None:
     """Lower Mod: with the sign of the divisor, or of the dividend."""
     left, right = (low.symbol(value) for value in operands(node, 2))
@@ -135,10 +142,11 @@ def remainder(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("broadcast_mul", size, low.call("sign", left), name=node.name))
 
 
+@lowers(*_COMPARED)
 def compared(low: Lowering, node: Node) -> None:
     """Lower a comparison."""
     left, right = operands(node, 2)
-    operator, number = COMPARED[node.op_type], low.number(right)
+    operator, number = _COMPARED[node.op_type], low.number(right)
     if number is not None and abs(number) < _LARGEST and low.rank(right) <= low.rank(left) and dtype_of(left) != "bool":
         result = low.numpy(f"{operator}_scalar", low.symbol(left), name=node.name, scalar=number)
     else:
@@ -146,6 +154,7 @@ def compared(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("And", "Or", "Xor")
 def logical(low: Lowering, node: Node) -> None:
     """Lower And, Or and Xor of bools."""
     left, right = (low.symbol(value) for value in operands(node, 2))
@@ -153,12 +162,14 @@ def logical(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.numpy(operator, left, right, name=node.name))
 
 
+@lowers("Where")
 def where(low: Lowering, node: Node) -> None:
     """Lower Where."""
     given = [low.symbol(value) for value in operands(node, 3)]
     low.set(node.outputs[0], low.numpy("where", *given, name=node.name))
 
 
+@lowers("Clip")
 def clip(low: Lowering, node: Node) -> None:
     """Lower Clip."""
     x, *bounds = operands(node, 3)
@@ -179,6 +190,7 @@ def clip(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Cast", "CastLike")
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike."""
     x, dtype = operands(node)[0], cast_type(node)
@@ -186,11 +198,13 @@ def cast(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("cast", low.symbol(x), name=node.name, dtype=wanted))
 
 
+@lowers("Identity")
 def identity(low: Lowering, node: Node) -> None:
     """Lower Identity to nothing."""
     low.set(node.outputs[0], low.get(operands(node, 1)[0]))
 
 
+@lowers("LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "HardSwish", "Softplus", "Mish", "Softmax", "LogSoftmax")
 def activation(low: Lowering, node: Node) -> None:
     """Lower an activation with attributes, or one that is made of several operators."""
     x = low.symbol(operands(node, 1)[0])
@@ -226,6 +240,7 @@ def activation(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers(*_REDUCED, "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp")
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
     x, axes = operands(node)[0], low.reduced_axes(node)
@@ -237,8 +252,8 @@ def reduction(low: Lowering, node: Node) -> None:
     keep = bool(attribute(node, "keepdims"))
     options: dict[str, Any] = {"axis": tuple(axes), "keepdims": keep, "name": node.name}
     features = low.symbol(x)
-    if node.op_type in REDUCED:
-        result = low.call(REDUCED[node.op_type], features, **options)
+    if node.op_type in _REDUCED:
+        result = low.call(_REDUCED[node.op_type], features, **options)
     elif node.op_type == "ReduceL1":
         result = low.call("sum", low.call("abs", features), **options)
     elif node.op_type == "ReduceSumSquare":
@@ -255,6 +270,7 @@ def reduction(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("ArgMax", "ArgMin")
 def extreme(low: Lowering, node: Node) -> None:
     """Lower ArgMax and ArgMin."""
     (x,) = operands(node, 1)
@@ -272,6 +288,7 @@ def extreme(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], found if attribute(node, "keepdims") else low.shaped(found, node.outputs[0], node.name))
 
 
+@lowers("CumSum")
 def cumulative(low: Lowering, node: Node) -> None:
     """Lower CumSum; an exclusive one is moved by one place, so that no number is subtracted again."""
     x, given = operands(node, 2)
@@ -287,6 +304,7 @@ def cumulative(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("flip", total, axis=axis) if backwards else total)
 
 
+@lowers("TopK")
 def top_k(low: Lowering, node: Node) -> None:
     """Lower TopK."""
     x, count = operands(node, 2)

@@ -10,12 +10,13 @@ from onnx_ir import Node, Value
 
 from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, operands, sizes_of, weight_shape, window_of
+from mopruning.ir.lowering import Refusal, lowers, operands, sizes_of, weight_shape, window_of
 
 _SMALLEST = 1e-5
 """Epsilon below which cuDNN's batch normalisation refuses to work; MXNet's own takes any."""
 
 
+@lowers("Conv")
 def conv(low: Lowering, node: Node) -> None:
     """Lower Conv; padding that differs between the ends goes first."""
     x, weight, bias = operands(node, 3)
@@ -41,6 +42,7 @@ def conv(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("ConvTranspose")
 def conv_transpose(low: Lowering, node: Node) -> None:
     """Lower ConvTranspose; what is cut off by different amounts at the ends is cut off afterwards."""
     x, weight, bias = operands(node, 3)
@@ -71,6 +73,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Gemm")
 def gemm(low: Lowering, node: Node) -> None:
     """Lower Gemm: a dense layer on two axes."""
     x, weight, bias = operands(node, 3)
@@ -82,6 +85,7 @@ def gemm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("MatMul")
 def matmul(low: Lowering, node: Node) -> None:
     """Lower MatMul; with the Transpose of a weight, and an Add of its bias behind it, it is a dense layer."""
     x, right = operands(node, 2)
@@ -107,6 +111,7 @@ def matmul(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result if low.rank(node.outputs[0]) else low.shaped(result, node.outputs[0]))
 
 
+@lowers("BatchNormalization")
 def batch_norm(low: Lowering, node: Node) -> None:
     """Lower BatchNormalization: in training it normalises by the batch and updates the running statistics."""
     x, scale, bias, mean, variance = operands(node, 5)
@@ -132,6 +137,7 @@ def batch_norm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("LayerNormalization")
 def layer_norm(low: Lowering, node: Node) -> None:
     """Lower LayerNormalization; several axes count as one."""
     x, scale, bias = operands(node, 3)
@@ -148,12 +154,14 @@ def layer_norm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.shaped(result, node.outputs[0], name=node.name) if flat else result)
 
 
+@lowers("InstanceNormalization")
 def instance_norm(low: Lowering, node: Node) -> None:
     """Lower InstanceNormalization."""
     given = [low.symbol(value) for value in operands(node, 3)]
     low.set(node.outputs[0], low.call("InstanceNorm", *given, name=node.name, eps=attribute(node, "epsilon")))
 
 
+@lowers("Dropout")
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops while `autograd.record` is on."""
     x, share = operands(node)[0], low.dropped_share(node)
@@ -162,6 +170,7 @@ def dropout(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("Dropout", low.symbol(x), name=node.name, p=share))
 
 
+@lowers("PRelu")
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu: an operator of its own where there is a slope a channel, or one for all."""
     x, slope = operands(node, 2)

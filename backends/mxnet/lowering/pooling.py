@@ -12,7 +12,7 @@ from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.backends.mxnet.lowering.layers import padded
 from mopruning.ir import resampling
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, Window, open_shape, operands, sizes_of, window_of
+from mopruning.ir.lowering import Refusal, Window, lowers, open_shape, operands, sizes_of, window_of
 from mopruning.ir.pooling import all_windows, counted, counts, taps
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -20,6 +20,7 @@ NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 _LOWEST = float(np.finfo(np.float16).min)
 
 
+@lowers("MaxPool", "AveragePool")
 def pool(low: Lowering, node: Node) -> None:
     """Lower MaxPool and AveragePool.
 
@@ -93,6 +94,7 @@ def _convention(x: Value, kernel: list[int], window: Window, ceil: bool) -> str:
     return "full" if same else ""
 
 
+@lowers("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(low: Lowering, node: Node) -> None:
     """Lower GlobalAveragePool and GlobalMaxPool."""
     (x,) = operands(node, 1)
@@ -102,6 +104,7 @@ def global_pool(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("Pooling", low.symbol(x), name=node.name, **options))
 
 
+@lowers("Resize")
 def resize(low: Lowering, node: Node) -> None:
     """Lower Resize, axis by axis: the nearest element is taken, others are a product with a table of shares."""
     x, _, scales, given = operands(node, 4)

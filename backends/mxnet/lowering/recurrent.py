@@ -7,10 +7,11 @@ from onnx_ir import Node, Value
 
 from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands, sizes_of, weight_shape
+from mopruning.ir.lowering import lowers, operands, sizes_of, weight_shape
 from mopruning.ir.recurrent import ORDER, joint, sources
 
 
+@lowers("LSTM", "GRU")
 def recurrent(low: Lowering, node: Node) -> None:
     """Lower LSTM and GRU."""
     x, weights, recurrence, biases = operands(node, 4)[:4]

@@ -10,12 +10,13 @@ from onnx_ir import Node, Value
 from mopruning.backends.mxnet.lowering.context import Lowering, Symbol, dtype_of
 from mopruning.backends.mxnet.lowering.layers import padded
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Refusal, open_shape, operands, sizes_of, weight_shape
+from mopruning.ir.lowering import Refusal, lowers, open_shape, operands, sizes_of, weight_shape
 from mopruning.ir.nodes import even_parts, filler_of, pad_amounts
 
 _MOST = 64  # entries along the axis of a GatherElements: one operator each
 
 
+@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(low: Lowering, node: Node) -> None:
     """Lower Reshape, Squeeze, Unsqueeze and Flatten."""
     x, target = operands(node, 2)
@@ -40,6 +41,7 @@ def reshape(low: Lowering, node: Node) -> None:
     low.set(output, low.call("reshape", low.symbol(x), name=node.name, shape=shape))
 
 
+@lowers("Transpose")
 def transpose(low: Lowering, node: Node) -> None:
     """Lower Transpose."""
     (x,) = operands(node, 1)
@@ -47,6 +49,7 @@ def transpose(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], _numeric(low, node, low.symbol(x), "transpose", axes=tuple(order)))
 
 
+@lowers("Concat")
 def concat(low: Lowering, node: Node) -> None:
     """Lower Concat."""
     parts = [low.symbol(value) for value in node.inputs if value is not None]
@@ -54,6 +57,7 @@ def concat(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("concat", *parts, name=node.name, dim=axis))
 
 
+@lowers("Split")
 def split(low: Lowering, node: Node) -> None:
     """Lower Split: even parts by an operator of its own, others cut out one by one."""
     x, given = operands(node, 2)
@@ -79,6 +83,7 @@ def split(low: Lowering, node: Node) -> None:
         start += size
 
 
+@lowers("Slice")
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
     x, cuts = operands(node)[0], low.cuts(node, ("starts", "ends"))
@@ -109,6 +114,7 @@ def slice_(low: Lowering, node: Node) -> None:
         low.set(node.outputs[0], low.call("slice", low.symbol(x), name=node.name, **options))
 
 
+@lowers("Gather")
 def gather(low: Lowering, node: Node) -> None:
     """Lower Gather: rows of an embedding, one entry of an axis, or entries by an index."""
     x, index = operands(node, 2)
@@ -131,6 +137,7 @@ def gather(low: Lowering, node: Node) -> None:
     low.set(output, low.shaped(result, output, node.name) if scalar else result)
 
 
+@lowers("GatherElements")
 def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements, one entry of the axis at a time."""
     x, index = operands(node, 2)
@@ -152,6 +159,7 @@ def gather_elements(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], parts[0] if count == 1 else low.call("concat", *parts, name=node.name, dim=axis))
 
 
+@lowers("Expand")
 def expand(low: Lowering, node: Node) -> None:
     """Lower Expand, which broadcasts both ways; an open axis is as long as the batch."""
     x, target = operands(node, 2)
@@ -162,6 +170,7 @@ def expand(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], _spread(low, low.symbol(x), x, node.outputs[0]))
 
 
+@lowers("Tile")
 def tile(low: Lowering, node: Node) -> None:
     """Lower Tile."""
     x, repeats = operands(node, 2)
@@ -169,6 +178,7 @@ def tile(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("tile", low.symbol(x), name=node.name, reps=times))
 
 
+@lowers("Pad")
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad: numbers by an operator of its own, what repeats the inside by picking it element by element."""
     x, amounts, value, axes = operands(node, 4)
@@ -197,6 +207,7 @@ def pad(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Shape")
 def shape(low: Lowering, node: Node) -> None:
     """Lower Shape."""
     (x,) = operands(node, 1)
@@ -207,11 +218,13 @@ def shape(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.sliced(found, 0, axes[0], axes[-1] + 1))
 
 
+@lowers("Size")
 def size(low: Lowering, node: Node) -> None:
     """Lower Size."""
     low.set(node.outputs[0], low.call("size_array", low.symbol(operands(node, 1)[0]), name=node.name))
 
 
+@lowers("ConstantOfShape")
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
     number = filler_of(node).numpy()
@@ -226,6 +239,7 @@ def constant_of_shape(low: Lowering, node: Node) -> None:
     low.set(output, _spread(low, filler, ones, output))
 
 
+@lowers("Trilu")
 def triangle(low: Lowering, node: Node) -> None:
     """Lower Trilu; only the lower triangle has an operator, the upper one is what is left."""
     x, given = operands(node, 2)
@@ -243,6 +257,7 @@ def triangle(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.numpy("where", mask, features, zeros, name=node.name))
 
 
+@lowers("DepthToSpace")
 def depth_to_space(low: Lowering, node: Node) -> None:
     """Lower DepthToSpace; MXNet's own is mode DCR."""
     (x,) = operands(node, 1)
@@ -253,6 +268,7 @@ def depth_to_space(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call("depth_to_space", features, name=node.name, block_size=block))
 
 
+@lowers("SpaceToDepth")
 def space_to_depth(low: Lowering, node: Node) -> None:
     """Lower SpaceToDepth."""
     (x,) = operands(node, 1)

@@ -18,10 +18,10 @@ from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import INDEX, Lowering, Sizes, to_dtype
 from mopruning.errors import FormatError
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands
+from mopruning.ir.lowering import lowers, operands
 from mopruning.ir.nodes import is_usual_selu
 
-UNARY: Mapping[str, Callable[..., Any]] = {
+_UNARY: Mapping[str, Callable[..., Any]] = {
     "Relu": F.relu,
     "Sigmoid": torch.sigmoid,
     "Tanh": torch.tanh,
@@ -81,12 +81,14 @@ _REDUCTIONS: Mapping[str, Callable[..., Any]] = {
 }
 
 
+@lowers(*_UNARY)
 def unary(low: Lowering, node: Node) -> None:
     """Lower an operator of one tensor."""
     (x,) = operands(node)
-    low.set(node.outputs[0], low.call(UNARY[node.op_type], low.tensor(x), name=node.name))
+    low.set(node.outputs[0], low.call(_UNARY[node.op_type], low.tensor(x), name=node.name))
 
 
+@lowers(*_BINARY)
 def binary(low: Lowering, node: Node) -> None:
     """Lower an operator of two operands, of which one may be a number."""
     if _on_sizes(low, node):
@@ -104,6 +106,7 @@ def binary(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call(function, a, b, name=node.name, **options))
 
 
+@lowers("Min", "Max", "Sum")
 def variadic(low: Lowering, node: Node) -> None:
     """Lower Min, Max and Sum of any number of operands."""
     if len(node.inputs) == 2 and _on_sizes(low, node):
@@ -112,6 +115,7 @@ def variadic(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], reduce(lambda a, b: low.call(function, a, b), [low.tensor(x) for x in operands(node)]))
 
 
+@lowers("Pow")
 def power(low: Lowering, node: Node) -> None:
     """Lower Pow, whose result has the type of the base."""
     base, exponent = operands(node)
@@ -121,12 +125,14 @@ def power(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Where")
 def where(low: Lowering, node: Node) -> None:
     """Lower Where."""
     condition, yes, no = operands(node)
     low.set(node.outputs[0], low.call(torch.where, *(low.tensor(x) for x in (condition, yes, no)), name=node.name))
 
 
+@lowers("Clip")
 def clip(low: Lowering, node: Node) -> None:
     """Lower Clip."""
     x, *bounds = operands(node, 3)
@@ -139,6 +145,7 @@ def clip(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call(torch.clamp, low.tensor(x), lowest, highest, name=node.name))
 
 
+@lowers("Cast", "CastLike")
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike; sizes stay sizes among whole numbers."""
     x, *like = operands(node)
@@ -154,12 +161,14 @@ def cast(low: Lowering, node: Node) -> None:
         low.set(node.outputs[0], low.method("to", low.tensor(x), to_dtype(dtype), name=node.name))
 
 
+@lowers("Identity")
 def identity(low: Lowering, node: Node) -> None:
     """Lower Identity to nothing."""
     (x,) = operands(node)
     low.set(node.outputs[0], low.get(x))
 
 
+@lowers("LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "Softmax", "LogSoftmax")
 def activation(low: Lowering, node: Node) -> None:
     """Lower an activation with attributes."""
     x = low.tensor(operands(node)[0])
@@ -188,6 +197,7 @@ def activation(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers(*_REDUCTIONS, "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
     x, *rest = node.inputs
@@ -214,6 +224,7 @@ def reduction(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("ArgMax", "ArgMin")
 def extreme(low: Lowering, node: Node) -> None:
     """Lower ArgMax and ArgMin."""
     x = low.tensor(operands(node)[0])
@@ -226,6 +237,7 @@ def extreme(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("CumSum")
 def cumulative(low: Lowering, node: Node) -> None:
     """Lower CumSum."""
     x, axis = operands(node)
@@ -241,6 +253,7 @@ def cumulative(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("TopK")
 def top_k(low: Lowering, node: Node) -> None:
     """Lower TopK."""
     x, count = operands(node)

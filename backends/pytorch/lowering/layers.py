@@ -13,7 +13,7 @@ from torch import fx, nn
 from mopruning.backends.pytorch.lowering import functions, groups
 from mopruning.backends.pytorch.lowering.context import Layer, Lowering
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands, weight_shape, window_of
+from mopruning.ir.lowering import lowers, operands, weight_shape, window_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _DECONVOLUTIONS = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -28,6 +28,7 @@ _DROPOUTS = {
 }
 
 
+@lowers("Conv")
 def conv(low: Lowering, node: Node) -> None:
     """Lower Conv; padding that differs between the ends goes first."""
     x, weight, bias = operands(node, 3)
@@ -53,6 +54,7 @@ def conv(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("ConvTranspose")
 def conv_transpose(low: Lowering, node: Node) -> None:
     """Lower ConvTranspose; what is cut off by different amounts at the ends is cut off afterwards."""
     x, weight, bias = operands(node, 3)
@@ -80,6 +82,7 @@ def conv_transpose(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Gemm")
 def gemm(low: Lowering, node: Node) -> None:
     """Lower Gemm: a dense layer on two axes."""
     x, weight, bias = operands(node, 3)
@@ -95,6 +98,7 @@ def gemm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("MatMul")
 def matmul(low: Lowering, node: Node) -> None:
     """Lower MatMul; with the Transpose of a weight, and an Add of its bias behind it, it is a dense layer."""
     x, right = (value for value in node.inputs if value is not None)
@@ -110,6 +114,7 @@ def matmul(low: Lowering, node: Node) -> None:
         low.done.add(id(add))
 
 
+@lowers("BatchNormalization")
 def batch_norm(low: Lowering, node: Node) -> None:
     """Lower BatchNormalization: in training it normalises by the batch and updates the running statistics."""
     x, scale, bias, mean, variance = operands(node, 5)
@@ -146,6 +151,7 @@ def batch_norm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("LayerNormalization")
 def layer_norm(low: Lowering, node: Node) -> None:
     """Lower LayerNormalization."""
     x, scale, bias = operands(node, 3)
@@ -172,6 +178,7 @@ def layer_norm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], found)
 
 
+@lowers("InstanceNormalization")
 def instance_norm(low: Lowering, node: Node) -> None:
     """Lower InstanceNormalization."""
     if groups.group_norm(low, node):
@@ -191,6 +198,7 @@ def instance_norm(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Dropout")
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops in training."""
     x, share = operands(node)[0], low.dropped_share(node)
@@ -202,6 +210,7 @@ def dropout(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call_module(str(node.name), kind(p=share), layer, low.tensor(x)))
 
 
+@lowers("PRelu")
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu: a module where the slopes are spread over the channels, as nn.PReLU does."""
     x, slope = operands(node, 2)

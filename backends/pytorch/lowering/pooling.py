@@ -13,6 +13,7 @@ from mopruning.backends.pytorch.lowering.context import Layer, Lowering
 from mopruning.backends.pytorch.lowering.layers import short
 from mopruning.errors import FormatError
 from mopruning.ir.attributes import attribute
+from mopruning.ir.lowering import lowers
 
 _MAX = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVERAGE = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
@@ -23,6 +24,7 @@ _GLOBAL = {
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 
 
+@lowers("MaxPool", "AveragePool")
 def pool(low: Lowering, node: Node) -> None:
     """Lower MaxPool and AveragePool."""
     kernel = attribute(node, "kernel_shape")
@@ -50,6 +52,7 @@ def pool(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers(*_GLOBAL)
 def global_pool(low: Lowering, node: Node) -> None:
     """Lower GlobalAveragePool and GlobalMaxPool."""
     x = node.inputs[0]
@@ -58,6 +61,7 @@ def global_pool(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call_module(str(node.name), kind(1), layer, low.tensor(x)))  # type: ignore[arg-type]
 
 
+@lowers("Resize")
 def resize(low: Lowering, node: Node) -> None:
     """Lower Resize: `F.interpolate` where it means the same, else axis by axis."""
     given = [*node.inputs, None, None, None]

@@ -13,7 +13,7 @@ from torch import fx, nn
 from mopruning.backends.pytorch.lowering import functions
 from mopruning.backends.pytorch.lowering.context import Lowering
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands
+from mopruning.ir.lowering import lowers, operands
 from mopruning.ir.recurrent import ORDER, joint, only_user, sources
 
 _MODULES = {"LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -38,6 +38,7 @@ class Stack:
     initial: tuple[Value, ...]
 
 
+@lowers(*_MODULES)
 def recurrent(low: Lowering, node: Node) -> None:
     """Lower LSTM and GRU."""
     stack = _stack_of(low, node)

@@ -15,10 +15,11 @@ from mopruning.backends.pytorch.lowering.context import Lowering, Sizes, to_dtyp
 from mopruning.backends.pytorch.lowering.layers import embedding
 from mopruning.errors import FormatError
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands
+from mopruning.ir.lowering import lowers, operands
 from mopruning.ir.nodes import FAR, filler_of, pad_amounts
 
 
+@lowers("Reshape")
 def reshape(low: Lowering, node: Node) -> None:
     """Lower Reshape: 0 keeps a size, -1 is what is left."""
     x, shape = operands(node)
@@ -32,6 +33,7 @@ def reshape(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.method("reshape", features, target, name=node.name))
 
 
+@lowers("Flatten")
 def flatten(low: Lowering, node: Node) -> None:
     """Lower Flatten: two axes, those before `axis` and those after."""
     (x,) = operands(node)
@@ -48,6 +50,7 @@ def flatten(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Transpose")
 def transpose(low: Lowering, node: Node) -> None:
     """Lower Transpose."""
     (x,) = operands(node)
@@ -55,6 +58,7 @@ def transpose(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.method("permute", low.tensor(x), *order, name=node.name))
 
 
+@lowers("Squeeze")
 def squeeze(low: Lowering, node: Node) -> None:
     """Lower Squeeze."""
     x, *rest = node.inputs
@@ -68,6 +72,7 @@ def squeeze(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Unsqueeze")
 def unsqueeze(low: Lowering, node: Node) -> None:
     """Lower Unsqueeze."""
     x, axes = operands(node)
@@ -83,6 +88,7 @@ def unsqueeze(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Concat")
 def concat(low: Lowering, node: Node) -> None:
     """Lower Concat."""
     values = operands(node)
@@ -94,6 +100,7 @@ def concat(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call(torch.cat, parts, attribute(node, "axis"), name=node.name))
 
 
+@lowers("Split")
 def split(low: Lowering, node: Node) -> None:
     """Lower Split."""
     x, *rest = node.inputs
@@ -108,6 +115,7 @@ def split(low: Lowering, node: Node) -> None:
             low.set(output, low.call(operator.getitem, parts, index))
 
 
+@lowers("Slice")
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
     x, *rest = node.inputs
@@ -134,6 +142,7 @@ def slice_(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Gather")
 def gather(low: Lowering, node: Node) -> None:
     """Lower Gather: rows of an embedding, one entry of an axis, or entries by an index."""
     x, index = operands(node)
@@ -156,24 +165,28 @@ def gather(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("GatherElements")
 def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements."""
     x, index = (low.tensor(value) for value in operands(node))
     low.set(node.outputs[0], low.call(functions.take_each, x, index, attribute(node, "axis"), name=node.name))
 
 
+@lowers("Expand")
 def expand(low: Lowering, node: Node) -> None:
     """Lower Expand, which broadcasts both ways."""
     x, shape = operands(node)
     low.set(node.outputs[0], low.call(functions.spread, low.tensor(x), low.numbers(shape), name=node.name))
 
 
+@lowers("Tile")
 def tile(low: Lowering, node: Node) -> None:
     """Lower Tile."""
     x, repeats = operands(node)
     low.set(node.outputs[0], low.call(torch.tile, low.tensor(x), low.numbers(repeats), name=node.name))
 
 
+@lowers("Pad")
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad."""
     x, amounts, value, axes = operands(node, 4)
@@ -197,6 +210,7 @@ def pad(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Shape")
 def shape(low: Lowering, node: Node) -> None:
     """Lower Shape to numbers."""
     (x,) = operands(node)
@@ -205,12 +219,14 @@ def shape(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], Sizes(tuple(low.method("size", features, axis) for axis in axes)))
 
 
+@lowers("Size")
 def size(low: Lowering, node: Node) -> None:
     """Lower Size to a number."""
     (x,) = operands(node)
     low.set(node.outputs[0], Sizes((low.method("numel", low.tensor(x)),), scalar=True))
 
 
+@lowers("ConstantOfShape")
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
     (x,) = operands(node)
@@ -220,6 +236,7 @@ def constant_of_shape(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], result)
 
 
+@lowers("Range")
 def range_(low: Lowering, node: Node) -> None:
     """Lower Range."""
     start, limit, delta = (low.operand(value) for value in operands(node))
@@ -228,6 +245,7 @@ def range_(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call(torch.arange, start, limit, delta, name=node.name, **options))
 
 
+@lowers("Trilu")
 def triangle(low: Lowering, node: Node) -> None:
     """Lower Trilu."""
     x, *rest = node.inputs
@@ -236,6 +254,7 @@ def triangle(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call(function, low.tensor(x), diagonal, name=node.name))  # type: ignore[arg-type]
 
 
+@lowers("DepthToSpace")
 def depth_to_space(low: Lowering, node: Node) -> None:
     """Lower DepthToSpace."""
     x, block = low.tensor(operands(node)[0]), attribute(node, "blocksize")
@@ -243,6 +262,7 @@ def depth_to_space(low: Lowering, node: Node) -> None:
     low.set(node.outputs[0], low.call(function, x, block, name=node.name))
 
 
+@lowers("SpaceToDepth")
 def space_to_depth(low: Lowering, node: Node) -> None:
     """Lower SpaceToDepth."""
     x, block = low.tensor(operands(node)[0]), attribute(node, "blocksize")

@@ -13,10 +13,10 @@ from onnx_ir import Node
 from mopruning.backends.tensorflow1.lowering.context import Lowering, Order, Refusal, Tensor, tf_dtype
 from mopruning.backends.tensorflow1.orders import Held, plain
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands
+from mopruning.ir.lowering import lowers, operands
 from mopruning.ir.nodes import cast_type, is_usual_selu
 
-UNARY: Mapping[str, Callable[..., Any]] = {
+_UNARY: Mapping[str, Callable[..., Any]] = {
     "Relu": tf.nn.relu,
     "Sigmoid": tf.sigmoid,
     "Tanh": tf.tanh,
@@ -36,7 +36,6 @@ UNARY: Mapping[str, Callable[..., Any]] = {
     "Round": tf.round,
     "IsNaN": tf.math.is_nan,
     "Not": tf.logical_not,
-    "Identity": tf.identity,
 }
 """Operators of one tensor and nothing else."""
 
@@ -75,9 +74,10 @@ def _log_sum_exp(x: Tensor, axes: list[int], keepdims: bool, name: str) -> Tenso
     return tf.identity(total, name=name) if keepdims else tf.squeeze(total, axes, name=name)
 
 
+@lowers(*_UNARY)
 def unary(low: Lowering, node: Node) -> None:
     """Lower an operator of one tensor."""
-    _each(low, node, UNARY[node.op_type])
+    _each(low, node, _UNARY[node.op_type])
 
 
 def _each(low: Lowering, node: Node, function: Callable[..., Any]) -> None:
@@ -88,6 +88,7 @@ def _each(low: Lowering, node: Node, function: Callable[..., Any]) -> None:
         low.put(node, function(held.tensor, name=name), held.order, held.scatter)
 
 
+@lowers("LeakyRelu", "Elu", "Selu", "Gelu", "HardSigmoid", "HardSwish", "Mish")
 def activation(low: Lowering, node: Node) -> None:
     """Lower an activation with attributes, or of several steps."""
     _each(low, node, lambda x, name: _activated(node, x, name))
@@ -119,6 +120,7 @@ def _activated(node: Node, x: Tensor, name: str) -> Tensor:
     return tf.multiply(x, tf.tanh(tf.nn.softplus(x)), name=name)
 
 
+@lowers("Softmax", "LogSoftmax")
 def softmax(low: Lowering, node: Node) -> None:
     """Lower Softmax and LogSoftmax."""
     function = tf.nn.softmax if node.op_type == "Softmax" else tf.nn.log_softmax
@@ -138,6 +140,7 @@ def _along(low: Lowering, node: Node) -> tuple[Order, int]:
     return order, order.index(attribute(node, "axis") % low.rank(x))
 
 
+@lowers(*_BINARY)
 def binary(low: Lowering, node: Node) -> None:
     """Lower an operator of two operands, which broadcast."""
     left = operands(node)[0]
@@ -157,6 +160,7 @@ def _truncated(a: Tensor, b: Tensor, name: str) -> Tensor:
     return tf.truncatediv(a, b, name=name)
 
 
+@lowers(*_VARIADIC)
 def variadic(low: Lowering, node: Node) -> None:
     """Lower Min, Max and Sum of any number of operands."""
     function = _VARIADIC[node.op_type]
@@ -170,6 +174,7 @@ def variadic(low: Lowering, node: Node) -> None:
         low.put(node, function(first, tensors[-1], name=name), order)
 
 
+@lowers("Pow")
 def power(low: Lowering, node: Node) -> None:
     """Lower Pow, whose result has the type of the base."""
     name = low.scoped(node)
@@ -183,6 +188,7 @@ def power(low: Lowering, node: Node) -> None:
         low.put(node, tf.cast(result, base.dtype, name=name), order)
 
 
+@lowers("Where")
 def where(low: Lowering, node: Node) -> None:
     """Lower Where."""
     name = low.scoped(node)
@@ -191,6 +197,7 @@ def where(low: Lowering, node: Node) -> None:
         low.put(node, tf.raw_ops.SelectV2(condition=condition, t=yes, e=no, name=name), order)
 
 
+@lowers("Clip")
 def clip(low: Lowering, node: Node) -> None:
     """Lower Clip; from 0 to 6 it is a ReLU6."""
     x, *bounds = operands(node, 3)
@@ -214,6 +221,7 @@ def clip(low: Lowering, node: Node) -> None:
         low.put(node, result, held.order, held.scatter)
 
 
+@lowers("Cast", "CastLike")
 def cast(low: Lowering, node: Node) -> None:
     """Lower Cast and CastLike."""
     dtype = cast_type(node)
@@ -222,6 +230,7 @@ def cast(low: Lowering, node: Node) -> None:
     _each(low, node, lambda x, name: tf.identity(tf.cast(x, tf_dtype(dtype)), name=name))
 
 
+@lowers(*_REDUCTIONS)
 def reduction(low: Lowering, node: Node) -> None:
     """Lower a reduction over some axes, or all."""
     x, axes = operands(node)[0], low.reduced_axes(node)
@@ -240,6 +249,7 @@ def reduction(low: Lowering, node: Node) -> None:
     low.put(node, result, result_order)
 
 
+@lowers("ArgMax", "ArgMin")
 def extreme(low: Lowering, node: Node) -> None:
     """Lower ArgMax and ArgMin."""
     order, place = _along(low, node)
@@ -261,6 +271,7 @@ def extreme(low: Lowering, node: Node) -> None:
         low.put(node, tf.identity(result, name=name), result_order)
 
 
+@lowers("CumSum")
 def cumulative(low: Lowering, node: Node) -> None:
     """Lower CumSum."""
     x, axis = operands(node)
@@ -272,6 +283,7 @@ def cumulative(low: Lowering, node: Node) -> None:
     low.put(node, tf.cumsum(low.tensor(x, order), place, name=low.scoped(node), **options), order)
 
 
+@lowers("TopK")
 def top_k(low: Lowering, node: Node) -> None:
     """Lower TopK, which in TensorFlow works on the last axis."""
     x, count = operands(node)
@@ -295,6 +307,7 @@ def _upside_down(x: Tensor) -> Tensor:
     return -x if x.dtype.is_floating else tf.bitwise.invert(x)
 
 
+@lowers("Identity")
 def identity(low: Lowering, node: Node) -> None:
     """Lower Identity."""
     lowered = low.get(operands(node)[0])

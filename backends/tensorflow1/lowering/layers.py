@@ -19,9 +19,10 @@ from mopruning.backends.tensorflow1.lowering.context import (
 from mopruning.backends.tensorflow1.lowering.windows import explicit_list, pad_image, padding_of
 from mopruning.backends.tensorflow1.orders import Held, channels_last, plain
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Window, operands, weight_shape, window_of
+from mopruning.ir.lowering import Window, lowers, operands, weight_shape, window_of
 
 
+@lowers("Conv")
 def conv(low: Lowering, node: Node) -> None:
     """Lower Conv: on NHWC, with SAME or VALID padding where these mean the same."""
     x, weight, bias = operands(node, 3)
@@ -118,6 +119,7 @@ def _with_bias(low: Lowering, result: Tensor, bias: Value | None, name: str) -> 
     return result if bias is None else tf.nn.bias_add(result, low.tensor(bias), name=name)
 
 
+@lowers("ConvTranspose")
 def conv_transpose(low: Lowering, node: Node) -> None:
     """Lower ConvTranspose: the gradient of a convolution over the result; its size follows from the input's."""
     x, weight, bias = operands(node, 3)
@@ -187,6 +189,7 @@ class _Deconvolution:
         return x[tuple(slice(begin or None, end or None) for begin, end in zip(begins, ends, strict=True))]
 
 
+@lowers("Gemm")
 def gemm(low: Lowering, node: Node) -> None:
     """Lower Gemm: a dense layer on two axes. The weight takes features as they were flattened."""
     x, weight, bias = operands(node, 3)
@@ -220,6 +223,7 @@ def _added(low: Lowering, result: Tensor, bias: Value | None, name: str | None =
     return tf.add(result, own, name=name)
 
 
+@lowers("MatMul")
 def matmul(low: Lowering, node: Node) -> None:
     """Lower MatMul; with the Transpose of a weight, and an Add of its bias behind it, it is a dense layer."""
     x, right = operands(node)
@@ -252,6 +256,7 @@ def _matmul(low: Lowering, x: Value, y: Value, name: str) -> Tensor:
     return tf.squeeze(tf.matmul(a, b), gone, name=name)
 
 
+@lowers("BatchNormalization")
 def batch_norm(low: Lowering, node: Node) -> None:
     """Lower BatchNormalization: in training it normalises by the batch, and updates stand in UPDATE_OPS."""
     x, scale, bias, mean, variance = operands(node, 5)
@@ -339,6 +344,7 @@ def _plain_norm(
     return [tf.nn.batch_normalization(x, *used, bias, scale, epsilon, name=name), mean, variance]
 
 
+@lowers("LayerNormalization")
 def layer_norm(low: Lowering, node: Node) -> None:
     """Lower LayerNormalization."""
     x, scale, bias = operands(node, 3)
@@ -350,6 +356,7 @@ def layer_norm(low: Lowering, node: Node) -> None:
         low.put(node, result if bias is None else result + low.tensor(bias))
 
 
+@lowers("InstanceNormalization")
 def instance_norm(low: Lowering, node: Node) -> None:
     """Lower InstanceNormalization."""
     x, scale, bias = operands(node, 3)
@@ -360,6 +367,7 @@ def instance_norm(low: Lowering, node: Node) -> None:
         low.put_image(node, result * low.tensor(scale) + low.tensor(bias))
 
 
+@lowers("Dropout")
 def dropout(low: Lowering, node: Node) -> None:
     """Lower Dropout: it drops in training; a frozen graph has an Identity in its place."""
     x, share = operands(node)[0], low.dropped_share(node)
@@ -383,6 +391,7 @@ def dropout(low: Lowering, node: Node) -> None:
         raise Refusal("its mask is used")
 
 
+@lowers("PRelu")
 def prelu(low: Lowering, node: Node) -> None:
     """Lower PRelu."""
     with tf.name_scope(low.scoped(node)):

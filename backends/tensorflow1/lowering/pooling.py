@@ -14,10 +14,11 @@ from mopruning.backends.tensorflow1.lowering.context import Lowering, Refusal, T
 from mopruning.backends.tensorflow1.lowering.windows import pad_image, padding_of
 from mopruning.ir import resampling
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import Window, operands, window_of
+from mopruning.ir.lowering import Window, lowers, operands, window_of
 from mopruning.ir.pooling import all_windows, taps
 
 
+@lowers("MaxPool", "AveragePool")
 def pool(low: Lowering, node: Node) -> None:
     """Lower MaxPool and AveragePool."""
     kernel = attribute(node, "kernel_shape")
@@ -113,6 +114,7 @@ def _average_pool(
     return tf.divide(_average(padded, kernel, whole, "VALID"), share, name=name)
 
 
+@lowers("GlobalAveragePool", "GlobalMaxPool")
 def global_pool(low: Lowering, node: Node) -> None:
     """Lower GlobalAveragePool and GlobalMaxPool."""
     x = operands(node)[0]
@@ -121,6 +123,7 @@ def global_pool(low: Lowering, node: Node) -> None:
     low.put_image(node, function(low.image(x), axes, keepdims=True, name=low.scoped(node)))
 
 
+@lowers("Resize")
 def resize(low: Lowering, node: Node) -> None:
     """Lower Resize: TensorFlow's own where it means the same, else axis by axis."""
     x, _, scales_in, sizes_in = operands(node, 4)

@@ -9,9 +9,10 @@ from onnx_ir import Node
 
 from mopruning.backends.tensorflow1.lowering.context import Lowering, Tensor, conditionals_of_version_1
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands
+from mopruning.ir.lowering import lowers, operands
 
 
+@lowers("LSTM", "GRU")
 def recurrent(low: Lowering, node: Node) -> None:
     """Lower LSTM and GRU (https://onnx.ai/onnx/operators/onnx__LSTM.html, GRU with linear_before_reset=1)."""
     values = operands(node, 7)

@@ -17,10 +17,11 @@ from mopruning.backends.tensorflow1.lowering.context import (
 )
 from mopruning.backends.tensorflow1.orders import channels_last, ordered, plain, reshape_plan
 from mopruning.ir.attributes import attribute
-from mopruning.ir.lowering import operands
+from mopruning.ir.lowering import lowers, operands
 from mopruning.ir.nodes import FAR, even_parts, filler_of, pad_amounts
 
 
+@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def reshape(low: Lowering, node: Node) -> None:
     """Lower Reshape, Flatten, Squeeze and Unsqueeze, which move nothing."""
     x = operands(node)[0]
@@ -59,6 +60,7 @@ def _computed_shape(low: Lowering, node: Node) -> Tensor:
     return tf.stack([shape[next(open_ones)] if size is None else size for size in sizes])
 
 
+@lowers("Transpose")
 def transpose(low: Lowering, node: Node) -> None:
     """Lower Transpose to nothing: what comes after it is told how the axes lie."""
     x = operands(node)[0]
@@ -71,6 +73,7 @@ def transpose(low: Lowering, node: Node) -> None:
     low.put(node, held.tensor, tuple(order.index(axis) for axis in held.order))
 
 
+@lowers("Concat")
 def concat(low: Lowering, node: Node) -> None:
     """Lower Concat."""
     values = operands(node)
@@ -93,6 +96,7 @@ def _own_order(low: Lowering, value: Value) -> Order:
     return held.order if held.scatter is None else plain(low.rank(value))
 
 
+@lowers("Split")
 def split(low: Lowering, node: Node) -> None:
     """Lower Split."""
     x, given = operands(node, 2)
@@ -111,6 +115,7 @@ def split(low: Lowering, node: Node) -> None:
         low.put_value(output, result, order)
 
 
+@lowers("Slice")
 def slice_(low: Lowering, node: Node) -> None:
     """Lower Slice."""
     x, cuts = operands(node)[0], low.cuts(node)
@@ -137,6 +142,7 @@ def _range(start: int, end: int, step: int, size: int | None) -> slice:
     return slice(None if start >= FAR else start, None if end <= -FAR + 1 else end, step)
 
 
+@lowers("Gather")
 def gather(low: Lowering, node: Node) -> None:
     """Lower Gather: rows of an embedding, one entry of an axis, or entries by an index."""
     x, index = operands(node)
@@ -154,6 +160,7 @@ def gather(low: Lowering, node: Node) -> None:
         low.put(node, tf.gather(features, places, axis=axis, name=name))
 
 
+@lowers("GatherElements")
 def gather_elements(low: Lowering, node: Node) -> None:
     """Lower GatherElements."""
     x, index = operands(node)
@@ -171,6 +178,7 @@ def gather_elements(low: Lowering, node: Node) -> None:
         low.put(node, tf.gather(features, places, axis=rank - 1, batch_dims=rank - 1, name=name), order)
 
 
+@lowers("Expand")
 def expand(low: Lowering, node: Node) -> None:
     """Lower Expand, which broadcasts both ways."""
     x, shape = operands(node)
@@ -185,12 +193,14 @@ def expand(low: Lowering, node: Node) -> None:
         low.put(node, tf.broadcast_to(features, target, name=name))
 
 
+@lowers("Tile")
 def tile(low: Lowering, node: Node) -> None:
     """Lower Tile."""
     x, repeats = operands(node)
     low.put(node, tf.tile(low.tensor(x), tf.cast(low.tensor(repeats), tf.int32), name=low.scoped(node)))
 
 
+@lowers("Pad")
 def pad(low: Lowering, node: Node) -> None:
     """Lower Pad; negative amounts cut off."""
     x, amounts, value, axes = operands(node, 4)
@@ -236,6 +246,7 @@ def _from_inside(x: Tensor, axis: int, begin: int, end: int, mode: str) -> Tenso
     return tf.gather(x, tf.clip_by_value(index, 0, size - 1), axis=axis)
 
 
+@lowers("Shape")
 def shape(low: Lowering, node: Node) -> None:
     """Lower Shape."""
     x = operands(node)[0]
@@ -250,11 +261,13 @@ def shape(low: Lowering, node: Node) -> None:
         low.put(node, tf.identity(sizes, name=name) if whole else tf.gather(sizes, order, name=name))
 
 
+@lowers("Size")
 def size(low: Lowering, node: Node) -> None:
     """Lower Size."""
     low.put(node, tf.size(low.held(operands(node)[0]).tensor, out_type=tf.int64, name=low.scoped(node)))
 
 
+@lowers("ConstantOfShape")
 def constant_of_shape(low: Lowering, node: Node) -> None:
     """Lower ConstantOfShape."""
     filler = filler_of(node)
@@ -264,11 +277,13 @@ def constant_of_shape(low: Lowering, node: Node) -> None:
         low.put(node, tf.fill(low.tensor(operands(node)[0]), number, name=name))
 
 
+@lowers("Range")
 def range_(low: Lowering, node: Node) -> None:
     """Lower Range."""
     low.put(node, tf.range(*(low.tensor(value) for value in operands(node)), name=low.scoped(node)))
 
 
+@lowers("Trilu")
 def triangle(low: Lowering, node: Node) -> None:
     """Lower Trilu."""
     x, given = operands(node, 2)
@@ -283,6 +298,7 @@ def triangle(low: Lowering, node: Node) -> None:
         low.put(node, tf.where(kept, features, tf.zeros_like(features), name=name))
 
 
+@lowers("DepthToSpace")
 def depth_to_space(low: Lowering, node: Node) -> None:
     """Lower DepthToSpace: with mode DCR, TensorFlow's own; with CRD, its channels are reordered first."""
     x = operands(node)[0]
@@ -299,6 +315,7 @@ def depth_to_space(low: Lowering, node: Node) -> None:
         low.put_image(node, tf.nn.depth_to_space(features, block, name=name))
 
 
+@lowers("SpaceToDepth")
 def space_to_depth(low: Lowering, node: Node) -> None:
     """Lower SpaceToDepth."""
     x = operands(node)[0]
