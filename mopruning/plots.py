@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 IMAGES = (".png", ".svg", ".pdf")
 
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
-_PALE, _INK, _GREY = "#E6EBF0", "#1A1A1A", "#6B6B6B"
+BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
+PALE, INK, GREY = "#E6EBF0", "#1A1A1A", "#6B6B6B"
 _LONGEST_LABEL = 44
 
 
@@ -60,7 +60,7 @@ def sparsity_bars(report: SparsityReport) -> Figure:
     """
     rows = [row for row in report.rows if len(row.shape) > 1] or list(report.rows)
     height = 1.3 + max(len(rows), 3) * (0.24 if len(rows) <= 40 else 0.17)
-    figure = _figure(9.0, height)
+    figure = new_figure(9.0, height)
     shares, sizes = figure.subplots(1, 2, sharey=True, width_ratios=[3, 1])
     _draw_shares(shares, rows, fontsize=8 if len(rows) <= 40 else 6.5)
     _draw_sizes(sizes, rows)
@@ -69,7 +69,7 @@ def sparsity_bars(report: SparsityReport) -> Figure:
     figure.suptitle(
         f"{report.sparsity:.2%} of {report.size:,} weights are zero  ({len(report.rows)} parameters{note})",
         fontsize=10,
-        color=_INK,
+        color=INK,
     )
     return figure
 
@@ -87,7 +87,7 @@ def mask_picture(weight: Array, *, title: str = "", bank: int = 64, rows: int = 
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = _figure(9.0, 3.2)
+    figure = new_figure(9.0, 3.2)
     draw_mask(figure.subplots(), weight, title=title, bank=bank, rows=rows, columns=columns)
     return figure
 
@@ -98,7 +98,7 @@ def training_curve(curve: TrainingCurve, *, title: str = "") -> Figure:
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = _figure(9.0, 4.2)
+    figure = new_figure(9.0, 4.2)
     draw_training(figure.subplots(2, 1, sharex=True), curve, title=title)
     return figure
 
@@ -118,7 +118,7 @@ def training_summary(
     Raises:
         ImportError: If matplotlib is not installed.
     """
-    figure = _figure(9.0, 7.2)
+    figure = new_figure(9.0, 7.2)
     halves: Any = figure.subfigures(2, 1, height_ratios=[4.2, 3.0])
     above, below = halves
     draw_training(above.subplots(2, 1, sharex=True), curve, title=title)
@@ -133,37 +133,37 @@ def draw_mask(
     cells, inputs = _mask_cells(weight)
     shown = cells[:rows, :columns]
     if shown.size:
-        colours = _two_colours(_PALE, _BLUE)
+        colours = _two_colours(PALE, BLUE)
         axes.imshow(shown, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest", origin="upper")
     height, width = shown.shape
     ruled = 1 < bank <= min(inputs, width)
     if ruled:
         for position in range(width):  # a bank never reaches from one kernel position into the next
             if position and (position % inputs) % bank == 0:
-                axes.axvline(position - 0.5, color=_ORANGE, linewidth=1.2)
+                axes.axvline(position - 0.5, color=ORANGE, linewidth=1.2)
     shape = "x".join(map(str, np.shape(weight)))
     crop = "" if shown.size == cells.size else f", first {height}x{width} drawn"
     zeros = cells.size - int(np.count_nonzero(cells))
     share = zeros / cells.size if cells.size else 0.0
-    axes.set_title(f"{title}  ({shape}, {share:.2%} zero{crop})".strip(), fontsize=10, color=_INK, loc="left")
+    axes.set_title(f"{title}  ({shape}, {share:.2%} zero{crop})".strip(), fontsize=10, color=INK, loc="left")
     lines = f"   lines: banks of {bank}" if ruled else ""
     positions = "input channel, one kernel position after the other" if inputs < cells.shape[1] else "input channel"
-    axes.set_xlabel(f"{positions}   (dark: kept, light: zero){lines}", fontsize=8, color=_GREY)
-    axes.set_ylabel("output channel", fontsize=8, color=_GREY)
+    axes.set_xlabel(f"{positions}   (dark: kept, light: zero){lines}", fontsize=8, color=GREY)
+    axes.set_ylabel("output channel", fontsize=8, color=GREY)
     axes.locator_params(integer=True)  # channels are whole
-    _calm(axes)
+    calm(axes)
 
 
 def draw_training(pair: Sequence[Axes], curve: TrainingCurve, *, title: str = "") -> None:
     """Draw accuracy on the first and sparsity on the second of two given axes, which it edits."""
     steps = np.asarray(curve.steps, np.float64)
     for axes, values, colour, label in (
-        (pair[0], curve.accuracy, _GREEN, "accuracy"),
-        (pair[1], curve.sparsity, _BLUE, "sparsity"),
+        (pair[0], curve.accuracy, GREEN, "accuracy"),
+        (pair[1], curve.sparsity, BLUE, "sparsity"),
     ):
         shares = 100.0 * np.asarray(values, np.float64)
         axes.plot(steps, shares, color=colour, linewidth=1.8)
-        axes.set_ylabel(f"{label} (%)", fontsize=9, color=_INK)
+        axes.set_ylabel(f"{label} (%)", fontsize=9, color=INK)
         if len(steps):
             axes.annotate(
                 f"{shares[-1]:.2f}",
@@ -175,19 +175,19 @@ def draw_training(pair: Sequence[Axes], curve: TrainingCurve, *, title: str = ""
                 va="center",
                 annotation_clip=False,
             )
-        axes.grid(axis="y", color=_PALE, linewidth=0.8)
+        axes.grid(axis="y", color=PALE, linewidth=0.8)
         for moment in curve.marks.values():
-            axes.axvline(moment, color=_GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-        _calm(axes)
+            axes.axvline(moment, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
+        calm(axes)
     pair[0].figure.align_ylabels(list(pair))
     pair[1].set_ylim(-3, 103)
-    pair[1].set_xlabel("optimizer step", fontsize=9, color=_GREY)
+    pair[1].set_xlabel("optimizer step", fontsize=9, color=GREY)
     for name, moment in curve.marks.items():
         pair[0].annotate(
-            f" {name}", (moment, 0.03), xycoords=("data", "axes fraction"), fontsize=8, color=_GREY, va="bottom"
+            f" {name}", (moment, 0.03), xycoords=("data", "axes fraction"), fontsize=8, color=GREY, va="bottom"
         )
     if title:
-        pair[0].set_title(title, fontsize=10, color=_INK, loc="left")
+        pair[0].set_title(title, fontsize=10, color=INK, loc="left")
 
 
 def save(figure: Figure, path: str | os.PathLike[str], image_format: str | None = None) -> None:
@@ -218,7 +218,12 @@ def image_format_of(path: str | os.PathLike[str]) -> str:
     return suffix[1:]
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of the house's style; sizes are in inches.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -246,8 +251,8 @@ def _mask_cells(weight: Array) -> tuple[np.ndarray[Any, Any], int]:
 def _draw_shares(axes: Axes, rows: Sequence[SparsityRow], fontsize: float) -> None:
     places = np.arange(len(rows))
     shares = [100.0 * row.sparsity for row in rows]
-    axes.barh(places, [100.0] * len(rows), color=_PALE, height=0.78)
-    axes.barh(places, shares, color=_BLUE, height=0.78)
+    axes.barh(places, [100.0] * len(rows), color=PALE, height=0.78)
+    axes.barh(places, shares, color=BLUE, height=0.78)
     for place, share in zip(places, shares, strict=True):
         inside = share > 12
         axes.annotate(
@@ -258,24 +263,24 @@ def _draw_shares(axes: Axes, rows: Sequence[SparsityRow], fontsize: float) -> No
             ha="right" if inside else "left",
             va="center_baseline",
             fontsize=fontsize - 0.5,
-            color="white" if inside else _INK,
+            color="white" if inside else INK,
         )
     axes.set_yticks(places, [_label(row.name) for row in rows], fontsize=fontsize)
     axes.set_ylim(len(rows) - 0.4, -0.6)  # the first parameter on top
     axes.set_xlim(0, 100)
-    axes.set_xlabel("zeros (%)", fontsize=9, color=_GREY)
-    _calm(axes)
+    axes.set_xlabel("zeros (%)", fontsize=9, color=GREY)
+    calm(axes)
 
 
 def _draw_sizes(axes: Axes, rows: Sequence[SparsityRow]) -> None:
     places = np.arange(len(rows))
-    axes.barh(places, [row.size for row in rows], color=_PALE, height=0.78)
-    axes.barh(places, [row.size - row.zeros for row in rows], color=_ORANGE, height=0.78)
-    axes.set_xlabel("weights (orange: not zero)", fontsize=9, color=_GREY)
+    axes.barh(places, [row.size for row in rows], color=PALE, height=0.78)
+    axes.barh(places, [row.size - row.zeros for row in rows], color=ORANGE, height=0.78)
+    axes.set_xlabel("weights (orange: not zero)", fontsize=9, color=GREY)
     axes.tick_params(axis="y", left=False, labelleft=False)
     axes.xaxis.set_major_formatter(lambda size, _: _short(size))
     axes.locator_params(axis="x", nbins=3)
-    _calm(axes)
+    calm(axes)
 
 
 def _short(size: float) -> str:
@@ -290,10 +295,11 @@ def _label(name: str) -> str:
     return name if len(name) <= _LONGEST_LABEL else "..." + name[3 - _LONGEST_LABEL :]
 
 
-def _calm(axes: Axes) -> None:
+def calm(axes: Axes) -> None:
+    """Take away from axes, in place, what draws the eye from the data."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        axes.spines[side].set_color(_GREY)
+        axes.spines[side].set_color(GREY)
         axes.spines[side].set_linewidth(0.7)
-    axes.tick_params(colors=_GREY, labelsize=8, width=0.7)
+    axes.tick_params(colors=GREY, labelsize=8, width=0.7)
