@@ -63,7 +63,9 @@ NETWORKS: Mapping[str, Network] = {
     **{f"resnet{depth}": Network(resnet, *_IMAGENET, {"depth": depth}) for depth in (18, 34, 50, 101)},
     "resnet50_v1d": Network(resnet, *_IMAGENET, {"depth": 50, "deep": True}),
     **{
-        f"vgg{depth}{suffix}": Network(vgg, *_IMAGENET, {"depth": depth, "batch_norm": bool(suffix)})
+        f"vgg{depth}{suffix}": Network(
+            vgg, *_IMAGENET, {"depth": depth, "batch_norm": bool(suffix)}, {"hidden": (4096, 512)}
+        )
         for depth in (11, 13, 16, 19)
         for suffix in ("", "_bn")
     },
@@ -96,7 +98,8 @@ def build(
         classes: Number of outputs; that of its data set unless given.
         image: Height and width of its input, or one number for both; that of its data set unless given.
         options: Choices that a network offers: ``shortcut="conv"`` or ``"A"`` for the ResNets of CIFAR,
-            ``width=0.5`` or ``1.0`` for `mobilenet_v2_cifar`, ``variant="lecun"`` or ``"wide"`` for `lenet5`.
+            ``width=0.5`` or ``1.0`` for `mobilenet_v2_cifar`, ``variant="lecun"`` or ``"wide"`` for `lenet5`,
+            ``hidden=4096`` or, for few classes, ``512`` for the VGGs of ImageNet.
 
     Returns:
         A model with the input "input" [N, channels, height, width] and the output "output" [N, classes] before any

@@ -16,7 +16,7 @@ LAYERS = {8: (1, 1, 1, 1, 1), 11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 
 """Convolutions in each of the five blocks, by depth. (8 is known for CIFAR only.)"""
 
 
-def vgg(net: Builder, x: Value, classes: int, depth: int, batch_norm: bool) -> Value:
+def vgg(net: Builder, x: Value, classes: int, depth: int, batch_norm: bool, hidden: int) -> Value:
     """Define a VGG for ImageNet, with torchvision's parameter names: ``features.0``, ..., ``classifier.6``.
 
     Its 25,088 dense inputs are 7x7 positions: where the image is larger, they are averages, as in torchvision; what
@@ -29,6 +29,7 @@ def vgg(net: Builder, x: Value, classes: int, depth: int, batch_norm: bool) -> V
         classes: Number of outputs.
         depth: 11, 13, 16 or 19.
         batch_norm: Whether a normalisation follows each convolution.
+        hidden: Features of the two dense layers before the last, 4096 as published.
     """
     place = 0  # in torchvision's one list of layers
     for channels, count in zip(WIDTHS, LAYERS[depth], strict=True):
@@ -51,7 +52,7 @@ def vgg(net: Builder, x: Value, classes: int, depth: int, batch_norm: bool) -> V
         x = net.average_pool(x, "avgpool", (max(height // 7, 1), max(width // 7, 1)))
     x = net.flatten(x, "flatten")
     for index in (0, 3):
-        x = net.relu(net.gemm(x, f"classifier.{index}", 4096), f"classifier.{index + 1}")
+        x = net.relu(net.gemm(x, f"classifier.{index}", hidden), f"classifier.{index + 1}")
         x = net.dropout(x, f"classifier.{index + 2}", 0.5)
     return net.gemm(x, "classifier.6", classes)
 

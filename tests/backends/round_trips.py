@@ -152,15 +152,16 @@ class Trip:
         return found + [text for text, holds in facts.items() if not holds]
 
 
-def original(name: str, image: int | None = None, classes: int | None = None) -> Original:
+def original(name: str, image: int | None = None, **options: Any) -> Original:
     """Build a network of the zoo, prune it, and make it such as training leaves networks.
 
     Pruned is to 50% in banks of 64 where that fits at least half of the weights' numbers (others stay dense), else to
     90% unstructured. What is left is scaled to the variance 2 / inputs, so that each layer's output is as large as its
     input, whatever the depth and the initial weights: an output that hardly depends on the image would compare well
     with almost anything. Scales and biases are no longer 1 and 0, running statistics are those of a batch of images.
+    Options are those of `zoo.build`.
     """
-    model = zoo.build(name, image=image, classes=classes)
+    model = zoo.build(name, image=image, **options)
     rng = np.random.default_rng(0)
     found = parameters(model)
     fits = {key: not BankBalanced(64).misfit(one.canonical(_content(one.value)).shape) for key, one in found.items()}
@@ -188,8 +189,10 @@ def original(name: str, image: int | None = None, classes: int | None = None) ->
     return Original(name, module, inputs, model)
 
 
-def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) -> list[Trip]:
-    """Send a network through every chain, by files in a folder, and compare what arrives with it.
+def trips(
+    network: Original, folder: Path, sent: onnx_ir.Model | None = None, chains: Sequence[str] = CHAINS
+) -> list[Trip]:
+    """Send a network through chains, by files in a folder, and compare what arrives with it.
 
     The network is not changed. The chains from PyTorch share the translation, which takes longest; it may be passed as
     `sent`.
@@ -201,7 +204,7 @@ def trips(network: Original, folder: Path, sent: onnx_ir.Model | None = None) ->
     sent = sent or pytorch.to_ir(network.module, network.inputs)
     way, end = folder / "way.onnx", folder / "end.onnx"
     result = []
-    for chain in CHAINS:
+    for chain in chains:
         arrived = pytorch.from_ir(_travel(chain, sent, network.model or sent, folder / "net.mopir", way, end))
         by_file = None if chain == TO_TORCH else run_onnx(way, images)
         alike = [_compare(state, state_of(arrived))]

@@ -18,11 +18,13 @@ def small_side(name: str) -> int | None:
     return _SIDES.get(name, _VGG if name.startswith("vgg") else SIDE)
 
 
-def small_classes(name: str) -> int | None:
-    """Return 10 for a network of ImageNet, None for the others, which have as few."""
-    return None if small_side(name) is None else 10
+def small_options(name: str) -> dict[str, int]:
+    """Return what makes a network of ImageNet smaller than it is: 10 classes, dense layers of 512 features."""
+    if small_side(name) is None:
+        return {}
+    return {"classes": 10, "hidden": 512} if name.startswith("vgg") else {"classes": 10}
 
 
 def small(name: str) -> onnx_ir.Model:
-    """Build a network of the zoo for small images."""
-    return zoo.build(name, image=small_side(name), classes=small_classes(name))
+    """Build a network of the zoo for small images, as wide as it is."""
+    return zoo.build(name, image=small_side(name), classes=small_options(name).get("classes"))

@@ -343,3 +343,12 @@ def test_doctests():
     failed, attempted = doctest.testmod(zoo)
     assert attempted >= 2
     assert failed == 0
+
+
+def test_vgg_with_smaller_dense_layers():
+    small = zoo.build("vgg11", image=32, classes=10, hidden=512).graph.initializers
+    whole = zoo.build("vgg11", image=32, classes=10).graph.initializers
+    assert list(small) == list(whole)
+    shapes = [list(small[f"classifier.{index}.weight"].shape) for index in (0, 3, 6)]
+    assert shapes == [[512, 512], [512, 512], [10, 512]]
+    assert list(whole["classifier.3.weight"].shape) == [4096, 4096]
