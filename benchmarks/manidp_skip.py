@@ -25,7 +25,7 @@ from timing import SETTLE, Bystanders, Side, interleaved, machine
 from torch import Tensor
 
 from mopruning.backends.pytorch.manidp import DynamicResNet, checkpoint
-from mopruning.backends.pytorch.manidp.skipping import skipping
+from mopruning.backends.pytorch.manidp.skipping import Skipping
 from mopruning.manidp import STRUCTURES, cost, macs
 from mopruning.manidp.data import find
 
@@ -123,7 +123,7 @@ def agreement(net: DynamicResNet, images: Tensor) -> tuple[Agreement, float]:
     """Return it, and the share of multiply-accumulates that the images take."""
     shown = [net.details(batch) for batch in images.split(100)]
     logits, kept = torch.cat([one.logits for one in shown]), torch.cat([one.kept() for one in shown])
-    found, counted = skipping(net).logits_and_kept(images)
+    found, counted = Skipping(net).logits_and_kept(images)
     same = (counted == kept).all(1)
     few = net.details(images[:128]).factors
     distinct = statistics.mean(len(factor.ne(0).unique(dim=0)) for factor in few)
@@ -144,8 +144,8 @@ def one_by_one(
             DENSE: Dense(net),
             MASKED: net,
             RUNTIME: runtime(content, threads),
-            OPEN: skipping(opened(net)),
-            SKIPPED: skipping(net),
+            OPEN: Skipping(opened(net)),
+            SKIPPED: Skipping(net),
         }
         bystanders = Bystanders()
         times = take_turns(ways, images.split(1), rounds)
@@ -162,7 +162,7 @@ def in_batches(name: str, net: DynamicResNet, images: Tensor, rounds: int) -> li
     rows = []
     for threads in THREADS:
         torch.set_num_threads(threads)
-        ways: dict[str, Way] = {DENSE: Dense(net), MASKED: net, SKIPPED: skipping(net)}
+        ways: dict[str, Way] = {DENSE: Dense(net), MASKED: net, SKIPPED: Skipping(net)}
         for size in BATCHES:
             best = interleaved({way: Side(partial(run, images[:size])) for way, run in ways.items()}, rounds)
             times = [f"{best[way] / size * 1e3:.2f}" for way in ways]

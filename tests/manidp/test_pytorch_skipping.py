@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from mopruning.backends.pytorch.manidp import DynamicResNet, network  # noqa: E402
 from mopruning.backends.pytorch.manidp import skipping as skipping_module  # noqa: E402
-from mopruning.backends.pytorch.manidp.skipping import skipping  # noqa: E402
+from mopruning.backends.pytorch.manidp.skipping import Skipping  # noqa: E402
 from mopruning.manidp import Structure  # noqa: E402
 from mopruning.manidp.structure import CIFAR, IMAGENET  # noqa: E402
 
@@ -72,7 +72,7 @@ def calibrated(structure: Structure, kept: float) -> DynamicResNet:
 def assert_alike(net: DynamicResNet, x: torch.Tensor) -> torch.Tensor:
     with torch.inference_mode():
         details = net.details(x)
-        logits, kept = skipping(net).logits_and_kept(x)
+        logits, kept = Skipping(net).logits_and_kept(x)
     assert torch.equal(kept, details.kept())
     torch.testing.assert_close(logits, details.logits, rtol=1e-5, atol=1e-5)
     return kept
@@ -117,7 +117,7 @@ def test_a_saliency_of_the_threshold_is_kept():
 
 def test_images_do_not_disturb_each_other_and_calls_repeat():
     structure = NETWORKS["conv"]
-    fast = skipping(calibrated(structure, 0.5))
+    fast = Skipping(calibrated(structure, 0.5))
     x = images(9, structure.image)
     together = fast(x)
     one_by_one = torch.cat([fast(x[number : number + 1]) for number in reversed(range(len(x)))]).flip(0)
@@ -127,7 +127,7 @@ def test_images_do_not_disturb_each_other_and_calls_repeat():
 
 def test_nan_shows_and_stays_where_it_is():
     structure = NETWORKS["conv"]
-    fast = skipping(calibrated(structure, 0.5))
+    fast = Skipping(calibrated(structure, 0.5))
     x = images(3, structure.image)
     before = fast(x)
     damaged = x.clone()
@@ -140,7 +140,7 @@ def test_nan_shows_and_stays_where_it_is():
 
 def test_threads_share_a_batch():
     structure = NETWORKS["A"]
-    fast = skipping(calibrated(structure, 0.5))
+    fast = Skipping(calibrated(structure, 0.5))
     x = images(11, structure.image)
     before = torch.get_num_threads()
     try:
@@ -154,7 +154,7 @@ def test_threads_share_a_batch():
 
 def test_an_empty_batch_and_other_memory_formats():
     structure = NETWORKS["conv"]
-    fast = skipping(calibrated(structure, 0.5))
+    fast = Skipping(calibrated(structure, 0.5))
     assert fast(images(0, structure.image)).shape == (0, 10)
     x = images(3, structure.image)
     torch.testing.assert_close(fast(x.to(memory_format=torch.channels_last)), fast(x), rtol=1e-5, atol=1e-5)
@@ -163,7 +163,7 @@ def test_an_empty_batch_and_other_memory_formats():
 def test_later_changes_to_the_network_do_not_show():
     structure = NETWORKS["conv"]
     net = calibrated(structure, 0.5)
-    fast, x = skipping(net), images(2, structure.image)
+    fast, x = Skipping(net), images(2, structure.image)
     before = fast(x)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -174,10 +174,10 @@ def test_later_changes_to_the_network_do_not_show():
 def test_refused_networks_and_images():
     net = calibrated(NETWORKS["conv"], 0.5)
     with pytest.raises(ValueError, match=r"in training mode.*call net\.eval"):
-        skipping(net.train())
+        Skipping(net.train())
     with pytest.raises(ValueError, match=r"in torch\.float64"):
-        skipping(net.eval().double())
-    fast = skipping(net.float())
+        Skipping(net.eval().double())
+    fast = Skipping(net.float())
     with pytest.raises(ValueError, match=r"\[images, 3, 16, 16\].*got \[2, 3, 32, 32\]"):
         fast(images(2, 32))
     with pytest.raises(ValueError, match=r"torch\.float64"):
@@ -198,7 +198,7 @@ def test_without_numba_the_error_names_what_to_install(monkeypatch):
     monkeypatch.delattr(package, "kernels", raising=False)
     monkeypatch.setattr(builtins, "__import__", blocked)
     with pytest.raises(ImportError, match=r"needs numba: pip install 'mopruning\[skip\]'"):
-        skipping(net)
+        Skipping(net)
 
 
 def test_doctests():

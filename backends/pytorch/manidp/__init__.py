@@ -4,7 +4,7 @@ from mopruning.backends.pytorch.manidp import checkpoint
 from mopruning.backends.pytorch.manidp.gates import Gate
 from mopruning.backends.pytorch.manidp.losses import Losses, losses
 from mopruning.backends.pytorch.manidp.networks import Details, DynamicResNet, load_state, network, state_of
-from mopruning.backends.pytorch.manidp.skipping import Skipping, skipping
+from mopruning.backends.pytorch.manidp.skipping import Skipping
 from mopruning.backends.pytorch.manidp.training import Training
 
 __all__ = [
@@ -18,6 +18,5 @@ __all__ = [
     "load_state",
     "losses",
     "network",
-    "skipping",
     "state_of",
 ]

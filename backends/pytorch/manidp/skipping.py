@@ -17,16 +17,6 @@ from mopruning.backends.pytorch.manidp.networks import DynamicBlock, DynamicResN
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
 
-def skipping(net: DynamicResNet) -> Skipping:
-    """Return a network's fast form for inference on the CPU; see `Skipping`.
-
-    Raises:
-        ImportError: If Numba is not installed.
-        ValueError: If the network is in training mode, not in float32 or not on the CPU.
-    """
-    return Skipping(net)
-
-
 class Skipping:
     """Answers as the network in evaluation mode does, to rounding, without computing what its gates prune.
 
@@ -39,10 +29,14 @@ class Skipping:
     Args:
         net: The network.
 
+    Raises:
+        ImportError: If Numba is not installed.
+        ValueError: If the network is in training mode, not in float32 or not on the CPU.
+
     >>> from mopruning.backends.pytorch.manidp import network
     >>> from mopruning.manidp.structure import CIFAR, Structure
     >>> net, images = network(Structure(CIFAR, (1, 1), (4, 8), 10, 16)).eval(), torch.ones(2, 3, 16, 16)
-    >>> torch.allclose(skipping(net)(images), net(images), rtol=1e-4)
+    >>> torch.allclose(Skipping(net)(images), net(images), rtol=1e-4)
     True
     """
 
