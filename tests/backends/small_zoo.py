@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 import onnx_ir
 
 from mopruning.ir import zoo
+
+FAMILIES = (
+    *("mnist_cnn", "lenet5", "resnet20_cifar", "wrn16_2_cifar", "vgg8_cifar", "mobilenet_v2_cifar"),
+    *("shufflenet_v2_cifar", "resnet18", "resnet50", "resnet50_v1d", "vgg11", "vgg13_bn", "inception_v3"),
+    *("squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "shufflenet_v2", "resnet50_v1d_centernet"),
+)
+"""One network of every kind; the others are the same with more layers or channels."""
+
+NAMES = zoo.names() if os.environ.get("MOPRUNING_LONG_TESTS") == "1" else FAMILIES
+"""Where every network would cost minutes; MOPRUNING_LONG_TESTS=1 takes them all."""
 
 SIDE = 65  # odd: rounding of strides and padding shows
 _SIDES = {"inception_v3": 107, "resnet50_v1d_centernet": 64}  # more than one pixel is left in the end, for BatchNorm

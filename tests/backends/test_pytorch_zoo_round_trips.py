@@ -1,6 +1,7 @@
-"""Every network of the zoo, pruned, through files and back, and round all frameworks: it computes as the original.
+"""Networks of the zoo, pruned: each goes round all frameworks, and computes as the original when it is back.
 
-By files it trains as the original, too. So do modules written by hand, which nothing of this project has made.
+One of every kind goes through files and back, and trains as the original, too. So do modules written by hand, which
+nothing of this project has made.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.backends.conversions import FRAMEWORKS, OUTPUTS, RING, Journey, batch
 from tests.backends.presence import require  # noqa: E402
 from tests.backends.pytorch_ir_networks import NETWORKS, outputs_of, sent  # noqa: E402
 from tests.backends.round_trips import BY_ONNX, CHAINS, TO_ONNX, Original, Trip, arrays, original, rounding, trips  # noqa: E402
-from tests.backends.small_zoo import small_options, small_side  # noqa: E402
+from tests.backends.small_zoo import NAMES, small_options, small_side  # noqa: E402
 
 ZOO_CHAINS = (BY_ONNX, TO_ONNX)  # the first passes through a .mopir file, too
 
@@ -62,9 +63,13 @@ def by_frameworks(name: str, folder) -> None:
     assert problems == {f"to {framework}": [] for framework in RING[1:]}
 
 
+WAYS = [
+    (name, way) for name in zoo.names() for way in (by_files, by_frameworks) if way is by_frameworks or name in NAMES
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [by_files, by_frameworks], ids=lambda way: way.__name__)
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(("name", "way"), WAYS, ids=lambda part: getattr(part, "__name__", part))
 def test_networks_of_the_zoo_return_as_they_were(name, way, tmp_path):
     way(name, tmp_path)
 
