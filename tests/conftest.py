@@ -1,5 +1,7 @@
 """What several test files share: PyTorch, the device to test it on, and how hypothesis searches."""
 
+import gc
+import itertools
 import os
 
 import hypothesis
@@ -11,6 +13,20 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 # Derandomized: a failure shows on every machine. No deadline: the machine may be busy.
 hypothesis.settings.register_profile("mopruning", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("mopruning")
+
+
+_tests = itertools.count()
+
+
+def pytest_runtest_setup() -> None:
+    """Keep the garbage collector, every few tests, from walking again over what is there to stay.
+
+    MindSpore 2.10 collects garbage whenever it compiles: with four frameworks and all tests in memory that took a
+    second each time.
+    """
+    if next(_tests) % 10 == 0:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ CORE = {
     "safetensors",
     "typer",
 }  # the IR needs ONNX's two
-EXTRAS = {"pytorch", "mxnet", "tensorflow1", "mindspore", "plot", "data", "all", "test", "docs"}
+EXTRAS = {"pytorch", "mxnet", "tensorflow1", "mindspore", "plot", "data", "skip", "all", "test", "docs"}
 
 
 @pytest.fixture(scope="module")

@@ -145,6 +145,25 @@ def named(structure: Structure, state: Mapping[str, T]) -> dict[str, T]:
     return found
 
 
+def accepted(structure: Structure, state: Mapping[str, T], where: str, *, gates: bool = True) -> dict[str, T]:
+    """Return a state, whoever named it, as a network loads it: under this project's names, and checked.
+
+    Args:
+        structure: The network.
+        state: Arrays or tensors by name; see `named`.
+        where: What errors call it.
+        gates: Whether weights and thresholds of gates are in it; without, those in it are dropped.
+
+    Raises:
+        StateError: If entries are missing, unexpected or of another shape.
+    """
+    found = named(structure, state)
+    if not gates:
+        found = without_gates(found)
+    check(structure, found, where, gates=gates)
+    return found
+
+
 def without_gates(state: Mapping[str, T]) -> dict[str, T]:
     """Return a state without what belongs to gates: everything with "mb" in its name, as published."""
     return {name: value for name, value in state.items() if "mb" not in name}

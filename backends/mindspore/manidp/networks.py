@@ -253,10 +253,7 @@ def load_state(
     Raises:
         StateError: If entries are missing, unexpected or of another shape.
     """
-    found = states.named(net.structure, state)
-    if not gates:
-        found = states.without_gates(found)
-    states.check(net.structure, found, where, gates=gates)
+    found = states.accepted(net.structure, state, where, gates=gates)
     parameters = _by_name(net)
     for name, value in found.items():
         write(parameters[name], np.asarray(value, np.float32))

@@ -220,10 +220,7 @@ def load_state(net: DynamicResNet, state: Mapping[str, Tensor], where: str = "st
     Raises:
         StateError: If entries are missing, unexpected or of another shape.
     """
-    found = states.named(net.structure, state)
-    if not gates:
-        found = states.without_gates(found)
-    states.check(net.structure, found, where, gates=gates)
+    found = states.accepted(net.structure, state, where, gates=gates)
     net.load_state_dict(found, strict=False)
 
 
