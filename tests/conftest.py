@@ -18,13 +18,18 @@ hypothesis.settings.load_profile("mopruning")
 _tests = itertools.count()
 
 
-def pytest_runtest_setup() -> None:
+def pytest_configure() -> None:
+    """Let the garbage collector look less often: tests build large graphs, and few cycles."""
+    gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """Keep the garbage collector, every few tests, from walking again over what is there to stay.
 
     MindSpore 2.10 collects garbage whenever it compiles: with four frameworks and all tests in memory that took a
     second each time.
     """
-    if next(_tests) % 10 == 0:
+    if next(_tests) % 10 == 0 or item.get_closest_marker("slow"):
         gc.collect()
         gc.freeze()
 

@@ -10,8 +10,8 @@ from mopruning.ir import zoo
 
 FAMILIES = (
     *("mnist_cnn", "lenet5", "resnet20_cifar", "wrn16_2_cifar", "vgg8_cifar", "mobilenet_v2_cifar"),
-    *("shufflenet_v2_cifar", "resnet18", "resnet50", "resnet50_v1d", "vgg11", "vgg13_bn", "inception_v3"),
-    *("squeezenet1_0", "squeezenet1_1", "mobilenet_v2", "shufflenet_v2", "resnet50_v1d_centernet"),
+    *("shufflenet_v2_cifar", "resnet18", "vgg11", "vgg13_bn", "inception_v3"),
+    *("squeezenet1_1", "mobilenet_v2", "shufflenet_v2", "resnet50_v1d_centernet"),
 )
 """One network of every kind; the others are the same with more layers or channels."""
 
