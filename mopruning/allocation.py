@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from mopruning.arrays import Array, count_true, host_view, plain, rankable
+from mopruning.arrays import Array, host_view, plain, rankable
 from mopruning.counting import check_sparsity, sparsity_of, zeros_of
 from mopruning.errors import RecipeError
 from mopruning.granularity.base import Granularity, Shape
@@ -123,15 +124,33 @@ def global_threshold(
     {'a': 0.75, 'b': 0.0}
     """
     _check_reach(sparsity, minimum, maximum)
-    parts = Parts(scores, granularities)
+    return share_out(Parts(scores, granularities), granularities, sparsity, minimum, maximum)
+
+
+class Ranked(Protocol):
+    """Layers whose weights can be ranked against each other, as `mopruning.parts.Parts`."""
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Shape of each layer, by name."""
+
+    def kept(self, names: Sequence[str], keep: int) -> list[int]:
+        """Count how many weights of each of some layers are among the `keep` largest of all of these."""
+
+
+def share_out(
+    parts: Ranked, granularities: Mapping[str, Granularity], sparsity: float, minimum: float, maximum: float
+) -> dict[str, float]:
+    """Return what `global_threshold` does, of layers that are ranked already."""
+    _check_reach(sparsity, minimum, maximum)
     sizes = {name: math.prod(shape) for name, shape in parts.shapes.items()}
     most = {name: min(maximum, granularities[name].ceiling()) for name in sizes}
     upper = {name: zeros_of(most[name], size) for name, size in sizes.items()}
     lower = {name: min(upper[name], zeros_of(minimum, size)) for name, size in sizes.items()}
 
     def solve(free: Sequence[str], zeros: float) -> dict[str, float]:
-        marks = parts.keep_largest(free, sum(sizes[name] for name in free) - int(zeros))
-        return {name: sizes[name] - count_true(mark) for name, mark in zip(free, marks, strict=True)}
+        kept = parts.kept(free, sum(sizes[name] for name in free) - int(zeros))
+        return {name: sizes[name] - count for name, count in zip(free, kept, strict=True)}
 
     total = _total_zeros(sparsity, sizes, lower, upper)
     zeros = {name: int(count) for name, count in _within_bounds(total, lower, upper, solve).items()}

@@ -19,7 +19,8 @@ def scale_names(plan: Plan) -> dict[str, str]:
     shapes = {row.name: row.shape for row in rows}
     pairs: dict[str, str] = {}
     taken = set(plan.recipe.bn_scales.values())
-    for row in plan.pruned:
+    followers = plan.followers
+    for row in (row for row in plan.pruned if row.name not in followers):
         outputs = row.shape[0]
         wanted = plan.recipe.bn_scales.get(row.name)
         if wanted is not None:

@@ -14,7 +14,7 @@ def check_sparsity(sparsity: float, what: str = "sparsity") -> float:
     except (TypeError, ValueError, OverflowError):
         raise RecipeError(f"{what} must be a number from 0 to 1, got {sparsity!r}") from None
     if not 0.0 <= value <= 1.0:
-        hint = f"; for {value:g} percent write {value / 100:g}" if 1.0 < value <= 100.0 else ""
+        hint = f"; for {value:g} percent write {value / 100:g}" if 2.0 <= value <= 100.0 else ""
         raise RecipeError(f"{what} must lie from 0 to 1, got {sparsity!r}{hint}")
     return value
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from mopruning.errors import RecipeError
 
+TEXT = "recipe text"
+"""Where a document came from that is no file."""
+
 _SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -35,9 +38,7 @@ def read_document(source: str | Path) -> tuple[dict[str, Any], str]:
     text, where = _text(source)
     content = _json(text, where) if where.endswith(".json") else _yaml(text, where)
     if not isinstance(content, Mapping):
-        hint = (
-            f"; there is no file {text.strip()!r} either" if where == "recipe text" and isinstance(content, str) else ""
-        )
+        hint = f"; there is no file {text.strip()!r} either" if where == TEXT and isinstance(content, str) else ""
         raise RecipeError(f"{where}: expected a mapping such as 'sparsity: 0.9', got {type(content).__name__}{hint}")
     return dict(content), where
 
@@ -45,7 +46,7 @@ def read_document(source: str | Path) -> tuple[dict[str, Any], str]:
 def _text(source: str | Path) -> tuple[str, str]:
     single = isinstance(source, str) and "\n" not in source
     if isinstance(source, str) and not (single and (source.endswith(_SUFFIXES) or _is_file(source))):
-        return source, "recipe text"
+        return source, TEXT
     try:
         return Path(source).read_text(encoding="utf-8"), str(source)
     except OSError as error:

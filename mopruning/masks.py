@@ -63,18 +63,28 @@ def mask(
 
 def check_finite(scores: Array, name: str | None) -> None:
     """Raise WeightError, naming the parameter and counting the culprits, where a score is NaN or infinite."""
+    refuse_unrankable(*unrankable(scores, name), math.prod(scores.shape), name)
+
+
+def unrankable(scores: Array, name: str | None) -> tuple[int, int]:
+    """Count the scores that are NaN and those that are infinite; raise WeightError where they are no real numbers."""
     xp = namespace(scores)
     if not xp.isdtype(scores.dtype, ("real floating", "integral", "bool")):
         raise WeightError(f"{name or 'scores'}: {scores.dtype} values cannot be ranked; expected real numbers")
     if all_finite(scores):
-        return
-    total = math.prod(scores.shape)
+        return 0, 0
     nans = int(xp.sum(xp.astype(xp.isnan(scores), xp.int64)))
-    infinite = total - nans - int(xp.sum(xp.astype(xp.isfinite(scores), xp.int64)))
-    raise WeightError(
-        f"{name or 'scores'}: {nans} NaN and {infinite} infinite of {total} values, which cannot be ranked; "
-        "did training diverge (learning rate, loss scale)?"
-    )
+    finite = int(xp.sum(xp.astype(xp.isfinite(scores), xp.int64)))
+    return nans, math.prod(scores.shape) - nans - finite
+
+
+def refuse_unrankable(nans: int, infinite: int, total: int, name: str | None) -> None:
+    """Raise WeightError where any of `total` scores are NaN or infinite."""
+    if nans or infinite:
+        raise WeightError(
+            f"{name or 'scores'}: {nans} NaN and {infinite} infinite of {total} values, which cannot be ranked; "
+            "did training diverge (learning rate, loss scale)?"
+        )
 
 
 def _wanted(granularity: Granularity, sparsity: float | None) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from mopruning.arrays import Array, host_view, like, namespace, plain, rankable
+from mopruning.arrays import Array, count_true, host_view, like, namespace, plain, rankable
 from mopruning.errors import RecipeError
 from mopruning.granularity.base import Granularity, Shape
 from mopruning.granularity.units import Units
@@ -69,8 +69,12 @@ class Parts:
 
     def keep_largest(self, names: Sequence[str], keep: int) -> list[Array]:
         """Mark the `keep` largest scores of some layers, of equal ones the earlier: a flat bool array a layer."""
-        computed = _Computed(self._flat, names)
+        computed = Computed(self._flat, names)
         return keep_largest(computed if self._key is None else list(computed), keep, self._key) if names else []
+
+    def kept(self, names: Sequence[str], keep: int) -> list[int]:
+        """Count how many scores of each of some layers are among the `keep` largest of all of these."""
+        return [count_true(mark) for mark in self.keep_largest(names, keep)]
 
     def restore(self, name: str, mark: Array) -> Array:
         """Return the flat mark of a layer in the shape, library and device of its scores."""
@@ -82,12 +86,12 @@ class Parts:
         ranked = _native(plain(self._scores[name]))
         granularity = self._granularities.get(name)
         if isinstance(granularity, Units):
-            ranked = _unit_means(ranked, granularity)
+            ranked = unit_means(ranked, granularity)
         flat = namespace(ranked).reshape(ranked, (-1,))
         return flat if self._dtype is None else flat.astype(self._dtype, copy=False)
 
 
-class _Computed(Sequence[Array]):
+class Computed(Sequence[Array]):
     """A sequence whose items are computed when they are looked up, by any thread.
 
     Selection works through it block by block, so the two latest items are remembered: threads at work on blocks
@@ -118,7 +122,7 @@ def _native(values: Array) -> Array:
     return rankable(values if view is None else view)
 
 
-def _unit_means(scores: Array, granularity: Units) -> Array:
+def unit_means(scores: Array, granularity: Units) -> Array:
     """Return for each element the mean score of its unit, float64; sums are exact, so every device finds the same."""
     xp = namespace(scores)
     shape = tuple(scores.shape)

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mopruning.allocation import ALLOCATIONS
+from mopruning.coupled_rows import couple
+from mopruning.coupling import FilterGroup, group_differences
 from mopruning.errors import RecipeError
+from mopruning.followers import GROUPED
 from mopruning.granularity import NM, Granularity, Unstructured, parse_granularity
 from mopruning.granularity.base import Shape
 from mopruning.names import Names, stripped
@@ -33,9 +36,11 @@ class PlanRow:
         name: The parameter's name, as the network has it.
         shape: Its canonical shape.
         granularity: Which shapes are zeroed in it; None: it is left dense.
-        target: Its sparsity in the end; None: left dense, or only a mask update knows (the reason says which).
+        target: Its sparsity in the end; None: left dense, or only a mask update knows, or it follows the filters of
+            another (the reason says which).
         reason: Why.
-        misfit: Whether it is left dense because the granularity meant for it does not fit its shape.
+        misfit: Whether it is left dense because the granularity meant for it does not fit its shape, or because
+            filters stay dense that are coupled with its own.
     """
 
     name: str
@@ -59,15 +64,24 @@ class Plan:
     Args:
         rows: One row for each parameter.
         recipe: The recipe that was planned, with the names in its `bn_scales` as the network has them.
+        groups: The filters that are pruned together, under the network's names: every weight whose granularity is
+            `Filter(group=True)` is a member, of one that has no other member where it is coupled with nothing; all
+            else that has this granularity follows.
     """
 
     rows: tuple[PlanRow, ...]
     recipe: Recipe
+    groups: tuple[FilterGroup, ...] = ()
 
     @property
     def pruned(self) -> tuple[PlanRow, ...]:
         """The rows of the parameters that are pruned."""
         return tuple(row for row in self.rows if row.granularity is not None)
+
+    @property
+    def followers(self) -> frozenset[str]:
+        """Names of the parameters that are pruned where the filters of others are, such as a bias."""
+        return frozenset(follower.name for group in self.groups for follower in group.followers)
 
     def __str__(self) -> str:
         lines = [_COLUMNS, *(row.texts() for row in self.rows)]
@@ -92,8 +106,9 @@ class Plan:
         return f"{len(self.pruned)} of {len(self.rows)} parameters pruned, {weights[0]} of {weights[1]} weights"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as numbers, text, lists and mappings: "rows" and "recipe"."""
-        return {"rows": [_row_dict(row) for row in self.rows], "recipe": self.recipe.to_dict()}
+        """Return the plan as numbers, text, lists and mappings: "rows", "recipe" and, where there are any, "groups"."""
+        result = {"rows": [_row_dict(row) for row in self.rows], "recipe": self.recipe.to_dict()}
+        return result | ({"groups": [group.to_dict() for group in self.groups]} if self.groups else {})
 
     def difference(self, other: Mapping[str, Any]) -> list[str]:
         """Say in what a saved plan differs from this one, as far as masks made under it are concerned.
@@ -119,9 +134,12 @@ class Plan:
                     here, there = mine[name][key], theirs[name][key]
                     if here != (list(there) if key == "shape" else there):
                         result.append(f"{name}: {key} {_word(here)} here, {_word(there)} there")
-        except (KeyError, TypeError, ValueError) as error:
+            result += group_differences([group.to_dict() for group in self.groups], other.get("groups", ()))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             return [f"the other plan is damaged or was not made by Plan.to_dict() ({type(error).__name__}: {error})"]
-        shared = not self.recipe.fix_sparsity and any(row.target is None for row in self.pruned)
+        followers = self.followers
+        undecided = any(row.target is None and row.name not in followers for row in self.pruned)
+        shared = undecided and not self.recipe.fix_sparsity
         passed = _NOT_COMPARED | (set() if shared else {"sparsity", "min_sparsity", "max_sparsity", "allocation"})
         passed |= set() if self.recipe.score == "random" else {"seed"}
         for key, here in self.recipe.to_dict().items():
@@ -130,7 +148,9 @@ class Plan:
         return result
 
 
-def make_plan(recipe: Recipe, shapes: Mapping[str, Shape], frozen: Collection[str] = ()) -> Plan:
+def make_plan(
+    recipe: Recipe, shapes: Mapping[str, Shape], frozen: Collection[str] = (), groups: Collection[FilterGroup] = ()
+) -> Plan:
     """Say of every parameter what a recipe does to it, and why; see `Recipe.plan`."""
     names = Names(shapes)
     untrained = {stripped(name) for name in frozen}
@@ -141,17 +161,23 @@ def make_plan(recipe: Recipe, shapes: Mapping[str, Shape], frozen: Collection[st
             skipped.setdefault(name, pattern)
     scales = {_single(names, k): _single(names, v) for k, v in recipe.bn_scales.items()}
     rows: dict[str, PlanRow | _Choice] = {}
+    left: dict[str, str] = {}
     for name, given in shapes.items():
         shape = tuple(int(extent) for extent in given)
         rule = rules.get(name, _NO_RULE)
+        said = ("frozen" if stripped(name) in untrained and not rule.exact else None) or (
+            f"skipped by {skipped[name]!r}" if name in skipped else _keyword(name, recipe)
+        )
+        if said or rule.sparsity == 0.0:
+            left[name] = said or f"sparsity 0, named by {rule.key!r}"
         reason = (
             _too_few_axes(shape, recipe)
-            or ("frozen" if stripped(name) in untrained and not rule.exact else None)
-            or (f"skipped by {skipped[name]!r}" if name in skipped else _keyword(name, recipe))
+            or said
             or ("not named in the recipe" if rule.key is None and _only_named(recipe) else None)
         )
         rows[name] = PlanRow(name, shape, None, None, reason) if reason else _choose(recipe, name, shape, rule)
-    return Plan(tuple(_settle(recipe, rows)), replace(recipe, bn_scales=scales) if scales else recipe)
+    settled, coupled = couple(list(_settle(recipe, rows)), groups or recipe.groups, left)
+    return Plan(tuple(settled), replace(recipe, bn_scales=scales) if scales else recipe, tuple(coupled))
 
 
 @dataclass(frozen=True)
@@ -244,6 +270,11 @@ def _choose(recipe: Recipe, name: str, shape: Shape, rule: _Rule) -> _Choice | P
         sparsity = granularity.ceiling()
     if misfit:
         return PlanRow(name, shape, None, None, misfit, misfit=True)
+    if granularity == GROUPED and sparsity is None and recipe.allocation != "uniform" and recipe.sparsity:
+        raise RecipeError(
+            f"allocation {recipe.allocation!r} gives each weight a sparsity of its own, and filters that go together "
+            f"need one: with {granularity} use allocation 'uniform', and layers for what shall differ"
+        )
     return _Choice(name, shape, granularity, sparsity, reason)
 
 
@@ -285,7 +316,7 @@ def _row(choice: _Choice, target: float | None, reasons: list[str]) -> PlanRow:
     if target > ceiling:
         why.append(f"{granularity} holds at most {ceiling:.6g} (asked {target:.6g})")
         target = ceiling
-    if not granularity.zeros(choice.shape, target):
+    if granularity != GROUPED and not granularity.zeros(choice.shape, target):  # of coupled filters `couple` says it
         why.append(f"too little for one zero in {granularity}")
     return PlanRow(choice.name, choice.shape, granularity, target, ", ".join(why))
 

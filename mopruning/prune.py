@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
+from mopruning.coupling import FilterGroup
 from mopruning.errors import GranularityWarning, RecipeError
 from mopruning.plan import Plan
 from mopruning.published import from_prune_dict
@@ -32,10 +34,12 @@ class BasePrune(ABC):
         prune_device: "default" computes masks where a parameter lies, "cpu" on the host.
         recipe: A recipe (object, mapping or file) in place of all arguments above but the model and the device.
         optimizer: The optimizer, if its state at pruned positions shall be zeroed whenever masks change.
+        groups: For granularity "filter:group": which filters of the network go together.
 
     Attributes:
         plan: What happens to every parameter and why; printable.
-        prune_dict: Target of each parameter that is pruned; None where only a mask update knows.
+        prune_dict: Target of each parameter that is pruned; None where only a mask update knows. What follows the
+            filters of others has none, and is not in it.
 
     Raises:
         UnknownNameError: If a name matches no parameter.
@@ -59,12 +63,15 @@ class BasePrune(ABC):
         *,
         recipe: Any = None,
         optimizer: Any = None,
+        groups: Collection[FilterGroup] = (),
     ) -> None:
         if recipe is None:
             recipe = from_prune_dict(
                 prune_dict or {}, pretrain_step, sparse_step, frequency, restore_sparsity, fix_sparsity, balance
             )
         recipe = Recipe.load(recipe)
+        if groups:
+            recipe = replace(recipe, groups=groups)
         if recipe.l1:
             raise RecipeError(
                 "Prune comes after the update, too late for an L1 penalty: use a sparse optimizer, or l1: 0"
@@ -78,7 +85,8 @@ class BasePrune(ABC):
                     GranularityWarning,
                     stacklevel=2,
                 )
-        self.prune_dict = {row.name: row.target for row in self.plan.pruned}
+        followers = self.plan.followers
+        self.prune_dict = {row.name: row.target for row in self.plan.pruned if row.name not in followers}
 
     @abstractmethod
     def _link(self, model: Any, recipe: Recipe, prune_device: Literal["default", "cpu"]) -> Sparsifier:
@@ -102,7 +110,9 @@ class BasePrune(ABC):
     def sparsity(self) -> tuple[dict[str, float], float]:
         """Return the share of exact zeros of each pruned parameter by name, and of all of them together."""
         weights = self._sparsifier.seen
-        report = sparsity({row.name: weights[row.name] for row in self.plan.pruned})
+        report = self._sparsifier.pruner.place.total(
+            sparsity({row.name: weights[row.name] for row in self.plan.pruned})
+        )
         return report.per_parameter, report.sparsity
 
     def state_dict(self) -> dict[str, Any]:

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from mopruning.allocation import ALLOCATIONS
-from mopruning.arrays import Array, count_true, like, namespace, on_host
+from mopruning.arrays import Array, like, namespace, on_host
 from mopruning.batchnorm import scale_names
+from mopruning.coupled_masks import coupled_masks, first_follower_masks
 from mopruning.errors import StateError
-from mopruning.masks import mask
 from mopruning.names import Names
 from mopruning.packing import pack, unpack
+from mopruning.placement import Whole
 from mopruning.plan import Plan, PlanRow
-from mopruning.scores import SCORES, bn_scale, fpgm, random
+from mopruning.scores import SCORES, bn_scale, fpgm
 
 STATE_VERSION = 1
 
@@ -33,15 +33,18 @@ class Pruner:
         plan: What happens to every parameter.
         weights: The parameters at the start, canonical, by name. Needed only where the recipe says
             `restore_sparsity` or `fix_sparsity`: the zeros they hold become the first masks.
+        place: Where weights lie, if not whole in this process (`mopruning.sharding.Sharded`).
 
     Attributes:
         plan: The plan.
         steps: Optimizer updates counted so far.
         masks: Current mask of each pruned parameter (bool, canonical, True = keep); empty before the first update.
         observed: Scores made of weights and gradients, accumulated so far, by name.
+        place: Where the weights lie.
 
     Raises:
         StateError: If the recipe continues from existing zeros and `weights` is missing.
+        RecipeError: If the plan cannot be carried out where the weights lie.
 
     >>> from mopruning import Recipe
     >>> weights = {"fc": np.array([[4.0, -1.0, 3.0, 2.0]])}
@@ -52,7 +55,8 @@ class Pruner:
     True
     """
 
-    def __init__(self, plan: Plan, weights: Mapping[str, Array] | None = None) -> None:
+    def __init__(self, plan: Plan, weights: Mapping[str, Array] | None = None, place: Whole | None = None) -> None:
+        self.place = Whole() if place is None else place
         self.steps = 0
         self.masks: dict[str, Array] = {}
         self._last_update = -1
@@ -62,6 +66,7 @@ class Pruner:
 
     def replan(self, plan: Plan, weights: Mapping[str, Array] | None = None) -> None:
         """Take over a plan in place: parameters known before keep their masks, new ones start at the next update."""
+        self.place.check(plan)
         self.plan = plan
         self._rows = {row.name: row for row in plan.pruned}
         self._scales = scale_names(plan) if plan.recipe.score == "bn_scale" else {}
@@ -70,9 +75,11 @@ class Pruner:
             return
         if weights is None:
             raise StateError("restore_sparsity and fix_sparsity read the masks off the weights: pass weights to Pruner")
+        first = first_follower_masks(plan.groups, weights)
         for name in self._rows.keys() - self.masks.keys():
-            self.masks[name] = weights[name] != 0
-            self._initial[name] = 1.0 - count_true(self.masks[name]) / max(1, math.prod(self._rows[name].shape))
+            self.masks[name] = first[name] if name in first else weights[name] != 0
+            size = math.prod(self._rows[name].shape)
+            self._initial[name] = 1.0 - (size - self.place.zeros(name, self.masks[name])) / max(1, size)
 
     @property
     def wants_gradients(self) -> bool:
@@ -86,7 +93,7 @@ class Pruner:
     def sparsity(self) -> float:
         """Share of zeros over all pruned parameters by the current masks; 0 before the first update."""
         total = sum(math.prod(row.shape) for row in self._rows.values())
-        return sum(math.prod(m.shape) - count_true(m) for m in self.masks.values()) / total if total else 0.0
+        return sum(self.place.zeros(name, mask) for name, mask in self.masks.items()) / total if total else 0.0
 
     def observe(self, weights: Mapping[str, Array], gradients: Mapping[str, Array]) -> None:
         """Note weights and gradients for scores made of both; call it before the optimizer update.
@@ -160,23 +167,30 @@ class Pruner:
             for name, row in self._rows.items()
             if row.target is not None
         }
-        shared = {name: row for name, row in self._rows.items() if row.target is None}
+        followers = self.plan.followers
+        shared = {name: row for name, row in self._rows.items() if row.target is None and name not in followers}
         if shared:
             sizes = {name: math.prod(row.shape) for name, row in shared.items()}
             zeros = sum(self._initial.get(name, recipe.initial_sparsity) * size for name, size in sizes.items())
             target = recipe.sparsity or 0.0
             reached = self._ramped(update, zeros / max(1, sum(sizes.values())), target)
             # Layers are ranked against each other, so what is pruned in one must rank below what lives in any.
-            floor = min(self._floor(self.observed.get(name)) for name in shared)
-            wanted |= ALLOCATIONS[recipe.allocation].function(
+            floor = min(self._floor(name, self.observed.get(name)) for name in shared)
+            wanted |= self.place.allocate(
+                recipe.allocation,
                 _Lazy(shared, lambda name: self._ranked(name, weights, floor)),
                 {name: _granularity(row) for name, row in shared.items()},
                 reached,
                 recipe.min_sparsity * min(1.0, reached / target if target else 1.0),  # the bound rises with the ramp
                 max(recipe.max_sparsity, reached),
             )
+        coupled = coupled_masks(
+            self.plan.groups, lambda name: self._ranked(name, weights), wanted, lambda name: weights[name]
+        )
         return {
-            name: mask(self._ranked(name, weights), _granularity(row), wanted[name], name=name)
+            name: coupled[name]
+            if name in coupled
+            else self.place.mask(name, self._ranked(name, weights), _granularity(row), wanted[name])
             for name, row in self._rows.items()
         }
 
@@ -196,7 +210,7 @@ class Pruner:
         if kind == "bn_scale":
             return bn_scale(weights[name], weights[self._scales[name]])
         if kind == "random":
-            return random(weights[name], self.plan.recipe.seed, name)
+            return self.place.random(name, weights[name], self.plan.recipe.seed)
         if kind == "fpgm":
             return fpgm(weights[name], name=name)
         return SCORES[kind].function(weights[name])
@@ -204,17 +218,17 @@ class Pruner:
     def _ranked(self, name: str, weights: Mapping[str, Array], floor: float | None = None) -> Array:
         """Score one parameter; what is pruned already ranks below everything alive."""
         score = self._score(name, weights)
-        if self.plan.recipe.score == "magnitude" or name not in self.masks or not math.prod(score.shape):
+        if self.plan.recipe.score == "magnitude" or name not in self.masks or not math.prod(self._rows[name].shape):
             return score  # a pruned weight is 0, which is the least magnitude there is
         alive = self.masks[name]
         alive = like(alive, score) if isinstance(alive, np.ndarray) else alive
-        return namespace(score).where(alive, score, self._floor(score) if floor is None else floor)
+        return namespace(score).where(alive, score, self._floor(name, score) if floor is None else floor)
 
-    def _floor(self, score: Array | None) -> float:
+    def _floor(self, name: str, score: Array | None) -> float:
         """Return a number below all of a parameter's scores, of their magnitude, so that sums keep their precision."""
-        if score is None or not SCORES[self.plan.recipe.score].accumulates or not math.prod(score.shape):
+        if score is None or not SCORES[self.plan.recipe.score].accumulates:
             return -1.0  # all other scores are 0 or more
-        return 2.0 * min(float(namespace(score).min(score)), 0.0) - 1.0
+        return 2.0 * min(self.place.least(name, score), 0.0) - 1.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs: numbers, text and NumPy arrays only.
@@ -229,7 +243,7 @@ class Pruner:
             "last_update": self._last_update,
             "plan": self.plan.to_dict(),
             "initial": dict(self._initial),
-            "masks": {name: pack(on_host(m)) for name, m in self.masks.items()},
+            "masks": {name: pack(self.place.join(name, m)) for name, m in self.masks.items()},
             "observed": {name: on_host(score) for name, score in self.observed.items()},
         }
 
@@ -288,7 +302,8 @@ class Pruner:
 
     def _load(self, state: _State) -> None:
         self.steps, self._last_update, self._initial = state.steps, state.last_update, state.initial
-        self.masks, self.observed = dict(state.masks), dict(state.observed)
+        self.masks = {name: self.place.part(name, mask) for name, mask in state.masks.items()}
+        self.observed = {name: self.place.part(name, score) for name, score in state.observed.items()}
 
 
 def plan_text(plan: Mapping[str, Any]) -> str:

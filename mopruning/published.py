@@ -8,8 +8,10 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
+from mopruning.document import TEXT, read_document
 from mopruning.errors import RecipeError
 from mopruning.granularity import NM, Balanced, BankBalanced, Filter, Granularity, KernelPattern, Stripe, Unstructured
 from mopruning.names import check_choice
@@ -118,7 +120,7 @@ def from_optimizer_arguments(
         sparse_step: Optimizer updates that the ramp takes; 0 prunes all at once.
         frequency: Optimizer updates between two mask updates; a fraction is cut off.
         keywords_no_sparse: Substrings of names left dense; by default "bias", "beta" and "gamma", or none with
-            `include_1d`.
+            `include_1d` and for coupled filters, which take bias and normalisation along.
         special_sparsity_dict: Parameter name -> its own target.
         sparse_block: Tile of the balanced groups for 1-D, 2-D and 4-D weights, keys "1d", "2d", "4d". With it,
             convolutions whose input or output channels are no multiple of 4 stay dense.
@@ -160,9 +162,9 @@ def from_optimizer_arguments(
     tiles = _tiles(sparse_block) if sparse_block else {}
     if sparse_block and granularity is not None:
         raise RecipeError("granularity and sparse_block (or enable_channel_balance) both say what is grouped: give one")
-    if keywords_no_sparse is None:
-        keywords_no_sparse = () if include_1d else KEYWORDS_NO_SPARSE
     shapes = Unstructured() if granularity is None else read_granularity(granularity, "granularity")
+    if keywords_no_sparse is None:  # coupled filters take bias and normalisation along
+        keywords_no_sparse = () if include_1d or shapes == Filter(group=True) else KEYWORDS_NO_SPARSE
     if target_sparsity is None:
         target_sparsity = shapes.ceiling() if isinstance(shapes, NM) else 0.0
     penalty = (_L1 if L1_regularization else 0.0) if isinstance(L1_regularization, bool) else L1_regularization
@@ -197,28 +199,33 @@ _PRUNE_TYPES: Mapping[str, Granularity | None] = {
     "pat_prune": KernelPattern(5),
     "stripe_prune": Stripe(),
     "filter_prune": Filter(),
+    "bank_prune": BankBalanced(64),
 }
 
 
-def from_prune_ratio(mapping: Mapping[str, Any], prune_type: str | None = None) -> Recipe:
+def from_prune_ratio(source: Mapping[str, Any] | str | Path, prune_type: str | None = None) -> Recipe:
     """Read the `prune_ratio` YAML of the published data-parallel program.
 
     Parameters that it does not list stay dense. "m4n2" keeps 2 of every 4 consecutive input channels. Under
     `pat_prune` a ratio below 0.5 means patterns alone, sparsity 4/9, as it does there.
 
     Args:
-        mapping: The whole YAML (key `prune_ratio`, and `prune_type` where it has one) or what is under that key:
-            parameter name, with or without `module.`, -> a number or text such as "m4n2".
-        prune_type: One of irre_prune, mn_prune, pat_prune, stripe_prune, filter_prune. None: what the YAML says,
-            else numbers are unstructured.
+        source: The whole YAML (key `prune_ratio`, and `prune_type` where it has one) or what is under that key:
+            parameter name, with or without `module.`, -> a number or text such as "m4n2". As a mapping, the path of a
+            YAML or JSON file, which messages name then, or YAML text.
+        prune_type: One of irre_prune, mn_prune, pat_prune, stripe_prune, filter_prune and, beyond the published
+            ones, bank_prune for banks of 64. None: what the YAML says, else numbers are unstructured.
 
     Raises:
-        RecipeError: If the type is none of these, or a value does not belong to it.
+        RecipeError: If the type is none of these, a value does not belong to it, or the file cannot be read.
 
     >>> recipe = from_prune_ratio({"prune_ratio": {"module.features.0.weight": 0.3}}, "filter_prune")
     >>> str(recipe.granularity), recipe.layers
     ('filter', {'module.features.0.weight': LayerRule(sparsity=0.3, granularity=None)})
     """
+    if not isinstance(source, Mapping):
+        return read_source(source, lambda mapping, _: from_prune_ratio(mapping, prune_type))
+    mapping = source
     if "prune_ratio" in mapping:
         for key in mapping:
             check_choice(key, ("prune_ratio", "prune_type"), "prune_ratio YAML: key")
@@ -233,6 +240,27 @@ def from_prune_ratio(mapping: Mapping[str, Any], prune_type: str | None = None) 
         layers={name: _ratio(name, value, prune_type) for name, value in ratios.items()},
         layers_from="prune_ratio",
     )
+
+
+def read_source(source: str | Path, read: Callable[[Mapping[str, Any], str], Recipe]) -> Recipe:
+    """Read a recipe from a file or text; what is wrong in a file is told with its name, now and when it is planned.
+
+    Args:
+        source: Path of a YAML or JSON file, or YAML text.
+        read: Takes the mapping that it holds and where that came from; returns the recipe.
+
+    Raises:
+        RecipeError: If it cannot be read or is no recipe.
+    """
+    mapping, where = read_document(source)
+    if where == TEXT:
+        return read(mapping, where)
+    try:
+        recipe = read(mapping, where)
+    except RecipeError as error:
+        told = str(error)
+        raise type(error)(told if told.startswith(where) else f"{where}: {told}") from None
+    return dataclasses.replace(recipe, layers_from=f"{where}: {recipe.layers_from}")
 
 
 def read_mapping(mapping: Mapping[Any, Any], where: str) -> Recipe:
@@ -295,7 +323,10 @@ def _tiles(sparse_block: Mapping[str, Sequence[int]]) -> dict[str, Granularity]:
 def _ratio(name: str, value: Any, prune_type: str | None) -> LayerRule:
     where = f"prune_ratio[{name!r}]"
     if isinstance(value, str):
-        granularity = read_granularity(value, where)
+        try:
+            granularity = read_granularity(value, where)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: {error}") from None
         if prune_type not in (None, "mn_prune") or not isinstance(granularity, NM):
             raise RecipeError(f"{where}: expected a number for {prune_type or 'prune_ratio'}, got {value!r}")
         return LayerRule(granularity.ceiling(), granularity)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mopruning.allocation import ALLOCATIONS
-from mopruning.document import read_document
+from mopruning.coupling import FilterGroup, read_groups
 from mopruning.errors import RecipeError
-from mopruning.granularity import NM, Granularity, Unstructured
+from mopruning.granularity import NM, Filter, Granularity, Unstructured
 from mopruning.granularity.base import Shape
 from mopruning.names import check_choice
 from mopruning.schedules import OneShot, Polynomial, Schedule
@@ -94,6 +94,8 @@ class Recipe:
             have `granularity`.
         channel_multiple: Convolutions whose input or output channels are no multiple of it are left dense.
         layers_from: What messages call `layers`; two recipes that differ in it alone are equal.
+        groups: For `Filter(group=True)`: which filters of the network go together. They are a fact of the network that
+            travels with the recipe for as long as it is used; it is compared, printed and saved without them.
 
     Raises:
         RecipeError: If a value has the wrong type or lies out of range.
@@ -125,6 +127,7 @@ class Recipe:
     granularity_by_axes: Mapping[str, Any] = field(default_factory=dict)
     channel_multiple: int = 1
     layers_from: str = field(default="layers", compare=False, repr=False)
+    groups: tuple[FilterGroup, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -150,6 +153,7 @@ class Recipe:
         put("channel_multiple", read_whole(self.channel_multiple, "recipe: channel_multiple", least=1))
         put("l1", read_number(self.l1, "recipe: l1", least=0.0))
         put("granularity_by_axes", _by_axes(self.granularity_by_axes))
+        put("groups", read_groups(self.groups))
         self._settle()
 
     def _settle(self) -> None:
@@ -175,16 +179,26 @@ class Recipe:
         )
         return any(r.sparsity for r in rules) or (self.sparsity is None and implied)
 
-    def plan(self, shapes: Mapping[str, Shape], frozen: Collection[str] = ()) -> Plan:
+    @property
+    def couples(self) -> bool:
+        """Whether a granularity in it is `Filter(group=True)`, so that a plan needs groups."""
+        rules = (rule.granularity for rule in self.layers.values())
+        return Filter(group=True) in (self.granularity, *self.granularity_by_axes.values(), *rules)
+
+    def plan(
+        self, shapes: Mapping[str, Shape], frozen: Collection[str] = (), groups: Collection[FilterGroup] = ()
+    ) -> Plan:
         """Say of every parameter what this recipe does to it, and why.
 
         Args:
             shapes: Canonical shape of every parameter by name, in the network's order.
             frozen: Names of parameters that are not trained; pruned only where `layers` names them exactly.
+            groups: For `Filter(group=True)`: which filters go together; by default the recipe's own.
 
         Raises:
             UnknownNameError: If a name or glob of the recipe matches no parameter.
-            RecipeError: If rules contradict each other, or the allocation cannot reach the sparsity.
+            RecipeError: If rules contradict each other, the allocation cannot reach the sparsity, or groups are
+                missing or of another network.
 
         >>> print(Recipe(sparsity=0.5).plan({"fc.weight": (10, 64), "fc.bias": (10,)}))
         parameter  shape  granularity   target  reason
@@ -194,7 +208,7 @@ class Recipe:
         """
         from mopruning.plan import make_plan
 
-        return make_plan(self, shapes, frozen)
+        return make_plan(self, shapes, frozen, groups)
 
     @classmethod
     def load(cls, source: Recipe | Mapping[str, Any] | str | Path) -> Recipe:
@@ -214,7 +228,7 @@ class Recipe:
         {'module.conv1.weight': LayerRule(sparsity=0.5, granularity=NM(n=2, m=4)),
          'module.fc.weight': LayerRule(sparsity=0.7, granularity=None)}
         """
-        from mopruning.published import read_mapping
+        from mopruning.published import read_mapping, read_source
 
         if isinstance(source, Recipe):
             return source
@@ -222,7 +236,7 @@ class Recipe:
             return read_mapping(source, "recipe")
         if not isinstance(source, str | Path):
             raise RecipeError(f"expected a Recipe, a mapping, a path or YAML text, got {type(source).__name__}")
-        return read_mapping(*read_document(source))
+        return read_source(source, read_mapping)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the whole recipe as numbers, text, lists and mappings, which `load` reads back equal."""

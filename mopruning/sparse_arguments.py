@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mopruning.published import from_optimizer_arguments
 from mopruning.recipe import Recipe
 
-SPARSE_ARGUMENTS = frozenset(inspect.signature(from_optimizer_arguments).parameters)
+_GROUPS = inspect.Parameter("groups", inspect.Parameter.KEYWORD_ONLY, default=())  # no part of a recipe's text
+_ARGUMENTS = (*inspect.signature(from_optimizer_arguments).parameters.values(), _GROUPS)
+
+SPARSE_ARGUMENTS = frozenset(argument.name for argument in _ARGUMENTS)
 """Names of the arguments that say what to prune; no framework's optimizer has one of that name."""
 
 
@@ -28,7 +32,8 @@ def read_sparse(recipe: Any, sparse: Mapping[str, Any], who: str = "SparseOptimi
 
     Args:
         recipe: A recipe (object, mapping or file), or None.
-        sparse: Sparse arguments by name.
+        sparse: Sparse arguments by name: those of `from_optimizer_arguments`, and `groups`, which filters of the
+            network go together. A recipe, too, may come with `groups`.
         who: Class the arguments were given to, for messages.
 
     Raises:
@@ -41,9 +46,11 @@ def read_sparse(recipe: Any, sparse: Mapping[str, Any], who: str = "SparseOptimi
     if unknown := sparse.keys() - SPARSE_ARGUMENTS:
         known = ", ".join(sorted(SPARSE_ARGUMENTS))
         raise TypeError(f"{who}: unknown arguments {', '.join(sorted(unknown))}; known: {known}")
-    if recipe is not None and sparse:
-        raise TypeError(f"give recipe= or the arguments {', '.join(sorted(sparse))}, not both")
-    return Recipe.load(recipe) if recipe is not None else from_optimizer_arguments(**sparse)
+    asked = {name: value for name, value in sparse.items() if name != _GROUPS.name}
+    if recipe is not None and asked:
+        raise TypeError(f"give recipe= or the arguments {', '.join(sorted(asked))}, not both")
+    loaded = Recipe.load(recipe) if recipe is not None else from_optimizer_arguments(**asked)
+    return replace(loaded, groups=sparse[_GROUPS.name]) if _GROUPS.name in sparse else loaded
 
 
 def sparse_signature(native: Any, added: Any) -> inspect.Signature:
@@ -55,7 +62,5 @@ def sparse_signature(native: Any, added: Any) -> inspect.Signature:
     """
     shown = [*inspect.signature(native).parameters.values()]
     shown = [one for one in shown if one.kind is not inspect.Parameter.VAR_KEYWORD]
-    for function in (added, from_optimizer_arguments):
-        arguments = inspect.signature(function).parameters.values()
-        shown += [one for one in arguments if one.kind is inspect.Parameter.KEYWORD_ONLY]
-    return inspect.Signature(shown)
+    arguments = (*inspect.signature(added).parameters.values(), *_ARGUMENTS)
+    return inspect.Signature([*shown, *(one for one in arguments if one.kind is inspect.Parameter.KEYWORD_ONLY)])

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from mopruning.arrays import Array
 from mopruning.errors import RecipeError
 from mopruning.names import Names, check_choice
+from mopruning.placement import Whole
 from mopruning.plan import Plan
 from mopruning.pruner import Pruner
 from mopruning.recipe import Recipe
@@ -71,9 +72,17 @@ class Sparsifier(ABC):
         self.weights = weights
         self.recipe = recipe
         self.seen: Mapping[str, Array] = weights if seen is None else seen
-        self.pruner = Pruner(self._plan(), self.seen)
+        self.pruner = Pruner(self._plan(), self.seen, self._place())
         if recipe.l1 and not self.pruner.plan.pruned:
             warnings.warn("the L1 penalty acts on the parameters to be pruned, and there are none", stacklevel=2)
+        self._begin()
+
+    def _begin(self) -> None:  # noqa: B027  a framework whose graph does it has nothing to do
+        """Bring into force in place the masks that the pruner starts with."""
+
+    def _place(self) -> Whole | None:
+        """Return where the parameters lie, None where they lie whole in this process."""
+        return None
 
     def _plan(self) -> Plan:
         named: NamedWeights = self.weights
@@ -124,15 +133,9 @@ class ErasingSparsifier(Sparsifier):
     `Sparsifier`.
     """
 
-    def __init__(
-        self,
-        weights: Any,
-        recipe: Recipe,
-        mask_device: Literal["default", "cpu"] = "default",
-        seen: Mapping[str, Array] | None = None,
-    ) -> None:
-        self._erasers: dict[str, Any] = {}
-        super().__init__(weights, recipe, mask_device, seen)
+    _erasers: dict[str, Any]
+
+    def _begin(self) -> None:
         self.load_masks()
 
     @property
@@ -152,7 +155,7 @@ def untied(recipe: Recipe, weights: NamedWeights) -> Recipe:
     """Return a recipe with every further name of a tied parameter replaced by its first one.
 
     Raises:
-        RecipeError: If two names of one parameter are given two rules.
+        RecipeError: If two names of one parameter are given two rules, or its filters belong to two channels.
     """
     if not weights.aliases:
         return recipe
@@ -167,7 +170,8 @@ def untied(recipe: Recipe, weights: NamedWeights) -> Recipe:
         if layers.setdefault(first(key), rule) != rule:
             raise RecipeError(f"{recipe.layers_from}: {key!r} is tied to {first(key)!r}; give them one rule")
     scales = {first(weight): first(scale) for weight, scale in recipe.bn_scales.items()}
-    return replace(recipe, layers=layers, skip=tuple(map(first, recipe.skip)), bn_scales=scales)
+    groups = tuple(group.renamed(first) for group in recipe.groups)
+    return replace(recipe, layers=layers, skip=tuple(map(first, recipe.skip)), bn_scales=scales, groups=groups)
 
 
 def map_arrays(tree: Any, change: Callable[[Any], Any], kind: type) -> Any:

@@ -32,13 +32,19 @@ def integral(scores: Array, terms: int) -> Array:
     return scaled(scores, scale_of(scores, terms))
 
 
-def sums_within(scores: Array, axes: tuple[int, ...]) -> Array:
+def sums_within(scores: Array, axes: tuple[int, ...], scale: float | None = None) -> Array:
     """Add the `integral` scores along some axes, of length 1 in the result.
 
     In memory the float64 scores never stand whole: blocks of them are added, which in whole numbers is as exact.
+
+    Args:
+        scores: Finite scores, any real dtype and shape.
+        axes: Axes to add along.
+        scale: What `scale_of` returned for as many terms, where the caller wants to know it.
     """
     xp = namespace(scores)
-    scale = scale_of(scores, math.prod(scores.shape[axis] for axis in axes))
+    if scale is None:
+        scale = scale_of(scores, math.prod(scores.shape[axis] for axis in axes))
     if not isinstance(scores, np.ndarray) or scores.size == 0:
         return xp.sum(scaled(scores, scale), axis=axes, keepdims=True)
     along = int(np.argmax(scores.shape))
@@ -57,7 +63,11 @@ def scale_of(scores: Array, terms: int) -> float:
     xp = namespace(scores)
     if math.prod(scores.shape) == 0:
         return 1.0
-    largest = max(float(xp.max(scores)), -float(xp.min(scores)))
+    return scale_for(max(float(xp.max(scores)), -float(xp.min(scores))), terms)
+
+
+def scale_for(largest: float, terms: int) -> float:
+    """Return the power of two for scores of which the largest magnitude is known."""
     if largest == 0.0:
         return 1.0
     _, exponent = math.frexp(largest)

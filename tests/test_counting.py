@@ -55,3 +55,10 @@ def test_all_else_is_refused_with_its_place(sparsity):
 def test_a_percentage_is_told_its_share(percent, share):
     with pytest.raises(RecipeError, match=f"for {percent:g} percent write {share}$"):
         check_sparsity(percent)
+
+
+@pytest.mark.parametrize("value", [1.2, 1.999, 101, -0.5])
+def test_what_is_no_percentage_is_told_none(value):
+    """A number between 1 and 2 is a share that went wrong, such as 0.9 plus 0.3."""
+    with pytest.raises(RecipeError, match=f"must lie from 0 to 1, got {value}$"):
+        check_sparsity(value)

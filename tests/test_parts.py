@@ -93,7 +93,7 @@ def test_a_large_layer_is_computed_once_a_pass_not_once_a_block():
     st.sampled_from([Filter(), Channel(), Stripe()]),
 )
 def test_unit_means_are_means(scores, granularity):
-    means = parts._unit_means(scores, granularity)
+    means = parts.unit_means(scores, granularity)
     axes = {"filter": (1, 2, 3), "channel": (0, 2, 3), "stripe": (1,)}[str(granularity)]
     expected = np.broadcast_to(scores.astype(np.float64).mean(axis=axes, keepdims=True), scores.shape)
     np.testing.assert_allclose(means, expected, rtol=1e-9, atol=1e-12)

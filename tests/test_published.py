@@ -174,6 +174,7 @@ def test_ratios_of_both_kinds():
         ("filter_prune", Filter()),
         ("stripe_prune", Stripe()),
         ("pat_prune", KernelPattern(5)),
+        ("bank_prune", BankBalanced(64)),
     ],
 )
 def test_prune_types(prune_type, granularity):
@@ -198,6 +199,33 @@ def test_patterns_alone_below_one_half(ratio, zeros):
     if row.granularity:
         kept = mask(np.random.default_rng(0).random(row.shape), row.granularity, row.target)
         assert abs((1 - kept.mean()) - zeros) < 5 / kept.size
+
+
+def test_a_file_is_named_in_every_message(tmp_path):
+    """When it is read, and when it is planned and the network is known."""
+    path = tmp_path / "vgg.yaml"
+    path.write_text("prune_ratio: {module.features.3.weight: 0.9375}", encoding="utf-8")
+    recipe = from_prune_ratio(path, "bank_prune")
+    assert recipe == from_prune_ratio(str(path), "bank_prune") == from_prune_ratio(path.read_text(), "bank_prune")
+    assert str(by_name(recipe, VGG)["features.3.weight"].granularity) == "bank:64"
+    for text, prune_type, message in (
+        ("1.2", "filter_prune", r"prune_ratio\['module.conv.weight'\] must lie from 0 to 1, got 1.2"),
+        ("m2n4", "mn_prune", r"prune_ratio\['module.conv.weight'\]: NM: expected whole numbers 0 <= n <= m"),
+        ("0.3", "filter_prun", "prune_type 'filter_prun' is unknown; did you mean 'filter_prune'"),
+    ):
+        path.write_text(f"prune_ratio: {{module.conv.weight: {text}}}", encoding="utf-8")
+        with pytest.raises(RecipeError, match=f"vgg.yaml: {message}"):
+            from_prune_ratio(path, prune_type)
+    path.write_text("prune_ratio: {module.feature.3.weight: 0.5}", encoding="utf-8")
+    for recipe in (from_prune_ratio(path), Recipe.load(path)):
+        with pytest.raises(
+            UnknownNameError,
+            match=r"vgg.yaml: prune_ratio: 'module.feature.3.weight' .* did you mean 'features.3.weight'",
+        ):
+            recipe.plan(VGG)
+    path.write_text("prune_ratio: [0.5", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"^[^ ]*vgg.yaml, line 1: "):
+        from_prune_ratio(path)
 
 
 def test_empty_prune_ratio_prunes_nothing():

@@ -72,6 +72,12 @@ def test_keywords_are_substrings():
     assert set(targets(every, shapes)) == set(shapes)
 
 
+def test_no_keywords_where_vectors_follow_their_filters():
+    assert from_optimizer_arguments(target_sparsity=0.5, granularity="filter:group").skip_keywords == ()
+    given = from_optimizer_arguments(target_sparsity=0.5, granularity="filter:group", keywords_no_sparse=["bias"])
+    assert given.skip_keywords == ("bias",)
+
+
 def test_vectors_on_request():
     recipe = from_optimizer_arguments(target_sparsity=0.5, include_1d=True)
     assert set(targets(recipe)) == set(NET)

@@ -6,7 +6,8 @@ import inspect
 import pytest
 
 from mopruning import Recipe, sparse_arguments
-from mopruning.sparse_arguments import SPARSE_ARGUMENTS, read_sparse, sparse_signature
+from mopruning.coupling import Coupled, FilterGroup
+from mopruning.sparse_arguments import SPARSE_ARGUMENTS, read_sparse, sparse_signature, take_sparse
 
 
 def test_doctests():
@@ -18,6 +19,16 @@ def test_doctests():
 def test_recipe_in_any_form_is_read():
     assert read_sparse({"sparsity": 0.5}, {}) == read_sparse(Recipe(sparsity=0.5), {})
     assert not read_sparse(None, {}).active
+
+
+def test_groups_come_with_a_recipe_or_with_arguments():
+    groups = [FilterGroup(2, (), (Coupled("fc", (0, 1)),))]
+    asked = {"target_sparsity": 0.5, "granularity": "filter:group"}
+    recipe = Recipe(sparsity=0.5, granularity="filter:group")
+    for loaded in (read_sparse(recipe, {"groups": groups}), read_sparse(None, {**asked, "groups": groups})):
+        assert loaded.groups == tuple(groups)
+    assert take_sparse({"lr": 0.1, "groups": groups}) == {"groups": groups}
+    assert recipe.groups == ()
 
 
 @pytest.mark.parametrize(

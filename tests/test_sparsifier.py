@@ -1,8 +1,11 @@
 """The link between a pruner and parameters, with arrays in place of a framework's tensors."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
+from mopruning.coupling import Coupled, FilterGroup
 from mopruning.errors import RecipeError
 from mopruning.pruner import STATE_VERSION, plan_text, read_plan_text
 from mopruning.recipe import Recipe
@@ -69,3 +72,16 @@ def test_plans_travel_as_text():
     for damaged in ("{", "{}", "[]", "3"):
         with pytest.raises((ValueError, KeyError, TypeError)):
             read_plan_text(damaged)
+
+
+def test_groups_name_tied_parameters_by_their_first_name():
+    class Tied(Arrays):
+        aliases: ClassVar = {"head": "fc"}
+
+    groups = [FilterGroup(2, (), (Coupled("fc", (0, 1)), Coupled("head", (0, 1)), Coupled("out", (0, 1))))]
+    weights = Tied(fc=np.array([[1.0, 2.0], [4.0, 1.0]]), out=np.array([[1.0], [9.0]]))
+    sparsifier = ArraySparsifier(weights, Recipe(sparsity=0.5, granularity="filter:group", groups=groups))
+    assert [group.names for group in sparsifier.pruner.plan.groups] == [("fc", "out")]
+    sparsifier.step()
+    assert weights["fc"].tolist() == [[0, 0], [4, 1]]
+    assert weights["out"].tolist() == [[0], [9]]

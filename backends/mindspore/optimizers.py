@@ -31,7 +31,7 @@ class SparseOptimizer(nn.Optimizer):  # type: ignore[misc]  # MindSpore brings n
             convolutions, whose layout nothing else tells, count as [out, in, *kernel] as they are.
         recipe: A recipe (object, mapping or file) in place of the sparse arguments.
         prune_device: "default" or "cpu"; masks are computed on the host either way.
-        **sparse: As `mopruning.published.from_optimizer_arguments`.
+        **sparse: As `mopruning.published.from_optimizer_arguments`; and `groups`, as `mopruning.prune.BasePrune`.
 
     Attributes:
         plan: What happens to every parameter and why; printable.
@@ -144,7 +144,7 @@ class _Native(SparseOptimizer):
     """The sparse half of every class below.
 
     Every argument of the native optimizer is accepted unchanged; those of
-    `mopruning.published.from_optimizer_arguments` come on top. With none of them set the optimizer behaves as the
+    `mopruning.published.from_optimizer_arguments`, and `groups`, come on top. With none of them set it behaves as the
     native one, bit for bit.
 
     Args:

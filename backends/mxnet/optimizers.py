@@ -57,7 +57,7 @@ class _Sparse(_Planned, Optimizer):  # type: ignore[misc]  # MXNet brings no typ
     """The sparse half of every class below.
 
     Every argument of the native optimizer is accepted unchanged; those of
-    `mopruning.published.from_optimizer_arguments` come on top. With none of them set the optimizer behaves as the
+    `mopruning.published.from_optimizer_arguments`, and `groups`, come on top. With none of them set it behaves as the
     native one, bit for bit. Pickles, and so the states that Trainer, Module and Updater save, keep plan and masks.
 
     Args:
@@ -125,7 +125,7 @@ class SparseOptimizer(_Planned, Optimizer):  # type: ignore[misc]
         param_name: As for the sparse classes: a Block, a Module, or names with arrays.
         recipe: A recipe (object, mapping or file) in place of the sparse arguments.
         prune_device: "default" or "cpu", which are the same here: masks are computed on the host.
-        **sparse: As `mopruning.published.from_optimizer_arguments`.
+        **sparse: As `mopruning.published.from_optimizer_arguments`; and `groups`, as `mopruning.prune.BasePrune`.
 
     Raises:
         TypeError: If `optimizer` is none or sparse already, or an argument is unknown.

@@ -46,7 +46,7 @@ class _Sparse(_Planned):
     """The sparse half of every class below.
 
     Every argument of the native optimizer is accepted unchanged; those of
-    `mopruning.published.from_optimizer_arguments` come on top. With none of them set the optimizer behaves as the
+    `mopruning.published.from_optimizer_arguments`, and `groups`, come on top. With none of them set it behaves as the
     native one, bit for bit. Masks, step and plan live in variables, which a Saver saves with the others.
 
     Args:
@@ -89,7 +89,7 @@ class SparseOptimizer(_Planned):
         optimizer: The optimizer to make sparse; from now on apply gradients through this wrapper.
         recipe: A recipe (object, mapping or file) in place of the sparse arguments.
         prune_device: "default" or "cpu": masks are computed on the host either way.
-        **sparse: As `mopruning.published.from_optimizer_arguments`.
+        **sparse: As `mopruning.published.from_optimizer_arguments`; and `groups`, as `mopruning.prune.BasePrune`.
 
     Raises:
         TypeError: If `optimizer` is none or sparse already, or an argument is unknown.

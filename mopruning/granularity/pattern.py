@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,14 +98,31 @@ class KernelPattern(Granularity):
         return kernels, (zeros - by_pattern) // self.entries
 
     def keep(self, scores: Array, sparsity: float) -> Array:
+        def select(stakes: Array, count: int) -> Array:
+            return keep_largest([stakes], count)[0]
+
+        return self.keep_by(scores, scores.shape, sparsity, scale_of(scores, _CELLS), select)
+
+    def keep_by(
+        self, scores: Array, shape: Shape, sparsity: float, scale: float, select: Callable[[Array, int], Array]
+    ) -> Array:
+        """Return the mask of some kernels of a weight, all of them in the usual case.
+
+        Args:
+            scores: Finite scores of the kernels, [..., 3, 3].
+            shape: Shape of the whole weight.
+            sparsity: Share of zeros of the whole weight.
+            scale: What `scale_of` says of the whole weight, for a sum of nine.
+            select: Takes what is at stake for each of these kernels and how many are kept of the whole weight's;
+                returns which of these are.
+        """
         xp = namespace(scores)
-        patterned, removed = self._counts(scores.shape, sparsity)
+        patterned, removed = self._counts(shape, sparsity)
         kernels = xp.reshape(scores, (-1, _CELLS))
-        count = kernels.shape[0]
-        if count == 0:
+        count, total = kernels.shape[0], math.prod(shape) // _CELLS
+        if total == 0:
             return xp.astype(scores, xp.bool)
-        scale = scale_of(scores, _CELLS)
-        border = patterned < count  # some kernels stay whole, or else some may be removed: ranked by what is at stake
+        border = patterned < total  # some kernels stay whole, or else some may be removed: ranked by what is at stake
         if isinstance(scores, np.ndarray):  # in blocks: the float64 scores of all kernels never stand in memory
             best = np.empty(kernels.shape, np.bool_)
             stakes = np.empty(count if border or removed else 0)
@@ -119,11 +137,9 @@ class KernelPattern(Granularity):
             best, kept, lost = self._choose(kernels, scale)
             stakes = lost if border else kept
         if border:  # a kernel stays whole where its pattern would cost most
-            (whole,) = keep_largest([stakes], count - patterned)
-            best = best | whole[:, None]
+            best = best | select(stakes, total - patterned)[:, None]
         if removed:
-            (alive,) = keep_largest([stakes], count - removed)
-            best = best & alive[:, None]
+            best = best & select(stakes, total - removed)[:, None]
         return xp.reshape(best, scores.shape)
 
     def _choose(self, kernels: Array, scale: float) -> tuple[Array, Array, Array]:

@@ -11,8 +11,8 @@ from mopruning.granularity.pattern import KernelPattern
 from mopruning.granularity.units import Block, Channel, Filter, Stripe
 
 FORMS = (
-    "unstructured, bank:64, bank:64:balance, 2:4, filter, channel, stripe, pattern, pattern:5, block:4x4, "
-    "balanced:-1x4x-1x1"
+    "unstructured, bank:64, bank:64:balance, 2:4, filter, filter:group, channel, stripe, pattern, pattern:5, "
+    "block:4x4, balanced:-1x4x-1x1"
 )
 
 _PLAIN: dict[str, type[Granularity]] = {
@@ -40,6 +40,8 @@ def parse_granularity(text: str | Granularity) -> Granularity:
     word = str(text).strip().lower()
     if word in _PLAIN:
         return _PLAIN[word]()
+    if word == "filter:group":
+        return Filter(group=True)
     if found := re.fullmatch(r"(\d+):(\d+)", word):
         return NM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"bank:(\d+)(:balance)?", word):

@@ -43,11 +43,18 @@ class Units(Granularity):
 class Filter(Units):
     """Whole output channels are zeroed.
 
+    Args:
+        group: Whether filters that can only be removed together (of convolutions whose results are added, of a
+            depthwise convolution and the one before it) are ranked and zeroed as one. Which these are, a plan has to
+            be told: `Recipe.plan(..., groups=...)`. `mask`, which sees one weight, treats it as alone.
+
     Source: Li et al., "Pruning filters for efficient ConvNets", 2017 (sum of magnitudes).
     """
 
+    group: bool = False
+
     def __str__(self) -> str:
-        return "filter"
+        return "filter:group" if self.group else "filter"
 
     def misfit(self, shape: Shape) -> str | None:
         return None if shape else "a single number has no output channels"

@@ -1,0 +1,155 @@
+"""The masks of coupled filters: which channels of each group go, and with them what in its members and followers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+from mopruning.arrays import Array, host_view, like, namespace, on_host, plain, rankable
+from mopruning.counting import zeros_of
+from mopruning.coupling import Coupled, FilterGroup
+from mopruning.masks import check_finite
+from mopruning.selection import keep_largest
+from mopruning.sums import integral, scale_of, sums_within
+
+NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
+
+
+def coupled_masks(
+    groups: Sequence[FilterGroup],
+    scores: Callable[[str], Array],
+    sparsity: Mapping[str, float],
+    weights: Callable[[str], Array] | None = None,
+) -> dict[str, Array]:
+    """Choose in each group the channels to keep, and mask the filters of the others in every member and follower.
+
+    A channel's score is the sum of the scores of all its filters, in all members. Each filter's sum is made where
+    its weight lies, of whole numbers (`mopruning.sums`); one number a filter comes to the host, where those of a
+    group are brought to one scale and added, again as whole numbers. So neither the device nor the order of the
+    members makes a difference. Of `channels` channels, ``floor(sparsity * channels + 1e-9)`` go, or as many as may;
+    of equal scores the earlier channel is kept.
+
+    Args:
+        groups: The groups; no filter belongs to two of them.
+        scores: Returns the scores of a weight by its name, canonical; called once for each weight.
+        sparsity: Share of channels that go, by name of a member; where members of a group differ, the least counts.
+        weights: Returns a follower by its name, canonical; only its shape and place count. Needed where there is one.
+
+    Returns:
+        Bool mask of each member and follower by name, of the library, device and shape of its scores.
+
+    Raises:
+        WeightError: If a score is NaN or infinite.
+
+    Source: Fang et al., "DepGraph: towards any structural pruning", 2023, section 3.3 (one score for a whole group).
+    """
+    filters = {name: _filters(scores(name), name) for name in dict.fromkeys(n for g in groups for n in g.names)}
+    places = {name: one.place for name, one in filters.items()}
+    for name in dict.fromkeys(follower.name for group in groups for follower in group.followers):
+        assert weights is not None
+        places[name] = _place(weights(name))
+    keep = {name: np.ones(place.shape[0], np.bool_) for name, place in places.items()}
+    for group in groups:
+        alive = _keep_channels(group, filters, min(sparsity[name] for name in group.names))
+        for one in group.parts:
+            _put(alive, one, keep[one.name])
+    return {name: place.spread(keep[name]) for name, place in places.items()}
+
+
+def first_follower_masks(groups: Sequence[FilterGroup], weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the masks of followers that go with the zeros that weights have already.
+
+    A zero in a follower tells nothing by itself: biases start with it. It stays where its channel is gone, that is
+    where it may go and no member has anything else in it.
+
+    Args:
+        groups: The groups.
+        weights: Members and followers by name, canonical.
+
+    Returns:
+        Bool mask of each follower by name, of its library, device and shape.
+    """
+    masks: dict[str, Array] = {}
+    for group in (group for group in groups if group.followers):
+        alive = ~group.free
+        for member in group.members:
+            nonzero = plain(weights[member.name]) != 0
+            xp = namespace(nonzero)
+            filters = on_host(xp.any(xp.reshape(nonzero, (nonzero.shape[0], -1)), axis=1))
+            index = np.array(member.channels)
+            alive[index[(index >= 0) & filters]] = True
+        for follower in group.followers:
+            values = plain(weights[follower.name])
+            keep = np.ones(len(follower.channels), np.bool_)
+            _put(alive, follower, keep)
+            mask = _place(values).spread(keep) | (values != 0)
+            masks[follower.name] = mask & masks[follower.name] if follower.name in masks else mask
+    return masks
+
+
+def _put(alive: NumPyArray, one: Coupled, keep: NumPyArray) -> None:
+    """Note in place which filters of a member or follower are kept, of which channels are."""
+    index = np.array(one.channels, np.int64)
+    belongs = index >= 0
+    keep[belongs] = alive[index[belongs]]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """What is needed to make a mask of whole filters."""
+
+    shape: tuple[int, ...]
+    origin: Array  # an empty array where the mask is to lie
+
+    def spread(self, keep: NumPyArray) -> Array:
+        """Return the mask of the whole parameter, of which filters are kept."""
+        column = keep.reshape(-1, *(1 for _ in self.shape[1:]))
+        if host_view(self.origin) is not None:
+            return like(np.broadcast_to(column, self.shape), self.origin)
+        xp = namespace(self.origin)
+        return xp.asarray(xp.broadcast_to(like(column, self.origin), self.shape), copy=True)
+
+
+def _place(array: Array) -> _Place:
+    values = plain(array)
+    xp = namespace(values)
+    origin = xp.empty((0,), dtype=xp.float32, device=array_api_compat.device(values))
+    return _Place(tuple(values.shape), origin)
+
+
+@dataclass(frozen=True)
+class _Filters:
+    """The scores of a weight's filters, and what is needed to make a mask of it once the scores are gone."""
+
+    sums: NumPyArray  # whole numbers
+    scale: float  # the power of two that the scores were multiplied by
+    place: _Place
+
+
+def _filters(scores: Array, name: str) -> _Filters:
+    values = plain(scores)
+    host = host_view(values)
+    ranked = rankable(values if host is None else host)
+    check_finite(ranked, name)
+    rows = namespace(ranked).reshape(ranked, (values.shape[0], -1))
+    scale = scale_of(rows, rows.shape[1])
+    return _Filters(on_host(sums_within(rows, (1,), scale)).reshape(-1), scale, _place(values))
+
+
+def _keep_channels(group: FilterGroup, filters: Mapping[str, _Filters], sparsity: float) -> NumPyArray:
+    """Return the mask of a group's channels, bool [channels]."""
+    least = min(filters[name].scale for name in group.names)  # no sum grows by coming to it, so none overflows
+    index = np.concatenate([member.channels for member in group.members])
+    sums = np.concatenate([filters[name].sums * (least / filters[name].scale) for name in group.names])
+    index, sums = index[index >= 0], sums[index >= 0]
+    totals = np.zeros(group.channels)
+    np.add.at(totals, index, integral(sums, int(np.bincount(index, minlength=1).max())))
+    places = np.flatnonzero(group.free)
+    zeros = min(zeros_of(sparsity, group.channels), places.size)
+    alive = np.ones(group.channels, np.bool_)
+    (alive[places],) = keep_largest([totals[places]], places.size - zeros)
+    return alive
