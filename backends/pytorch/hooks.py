@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mopruning.backends.pytorch.sharding import is_distributed
 from mopruning.backends.pytorch.sparsifier import TorchSparsifier
 from mopruning.sparsifier import LEAST_EPS, NO_SECTION
 
@@ -179,6 +180,8 @@ def _fusible(parameter: Tensor, state: dict[str, Any] | None) -> bool:
     gaps has its neighbours overwritten. State that torch makes has no gaps, so equal strides tell that nothing has.
     """
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not state:
+        return False
+    if is_distributed(parameter):  # DTensor has no rule for aten._fused_sgd_ (torch 2.13)
         return False
     tensors = [parameter.grad, *(value for value in state.values() if isinstance(value, Tensor) and value.dim())]
     return all(

@@ -36,7 +36,7 @@ class _Sparse(_Planned, Optimizer):
     """The sparse half of every class below.
 
     Every argument of the native optimizer is accepted unchanged; those of
-    `mopruning.published.from_optimizer_arguments` come on top. With none of them set the optimizer behaves as the
+    `mopruning.published.from_optimizer_arguments`, and `groups`, come on top. With none of them set it behaves as the
     native one, bit for bit. Copies, pickles and `state_dict` keep plan and masks.
 
     Args:
@@ -103,7 +103,7 @@ class SparseOptimizer(_Planned, Optimizer):
             `model.named_parameters()`. May be left out where the optimizer was built from named parameters.
         recipe: A recipe (object, mapping or file) in place of the sparse arguments.
         prune_device: "default" computes masks where a parameter lies, "cpu" on the host.
-        **sparse: As `mopruning.published.from_optimizer_arguments`.
+        **sparse: As `mopruning.published.from_optimizer_arguments`; and `groups`, as `mopruning.prune.BasePrune`.
 
     Raises:
         TypeError: If `optimizer` is none or sparse already, or an argument is unknown.

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mopruning.backends.pytorch.sharding import local, place_of, spread_out
 from mopruning.backends.pytorch.weights import Eraser, Named, Weights
+from mopruning.errors import RecipeError
 from mopruning.layouts import Layout
 from mopruning.recipe import Recipe
+from mopruning.sharding import Sharded
 from mopruning.sparsifier import ErasingSparsifier, map_arrays
 
 
@@ -38,9 +41,16 @@ class TorchSparsifier(ErasingSparsifier):
         self._on_host = mask_device == "cpu"
         super().__init__(weights, recipe, mask_device, _OnHost(weights) if self._on_host else None)
 
+    def _place(self) -> Sharded | None:
+        return place_of(self.weights)
+
     def extend(self, source: Named, layouts: Mapping[int, Layout] | None = None) -> None:
         """Take further parameters in, in place; their masks start at the next update."""
         self.weights.extend(source, layouts=layouts)
+        if not isinstance(self.pruner.place, Sharded) and self._place() is not None:
+            raise RecipeError(
+                "parameters that ranks share out join an optimizer of whole ones; build it of all of them"
+            )
         self.replan()
 
     def observe(self, scale: Tensor | float = 1.0) -> None:
@@ -70,11 +80,11 @@ class TorchSparsifier(ErasingSparsifier):
                 parameter = self.weights.parameters[row.name]
                 if parameter.grad is None:
                     continue
-                penalty = parameter.detach().sign().mul_(self.recipe.l1 * scale)
+                penalty = local(parameter.detach()).sign().mul_(self.recipe.l1 * scale)
                 if parameter.grad.is_sparse:
                     parameter.grad = penalty.add_(parameter.grad.detach())
                 else:
-                    parameter.grad.detach().add_(penalty)
+                    local(parameter.grad.detach()).add_(penalty)
 
     def erase_weights(self) -> None:
         """Zero every pruned weight in place."""
@@ -100,6 +110,7 @@ class TorchSparsifier(ErasingSparsifier):
         state: dict[str, Any] = map_arrays(
             super().state_dict(), lambda array: torch.from_numpy(array.copy()), np.ndarray
         )
+        state["observed"] = {name: spread_out(self.weights, name, one) for name, one in state["observed"].items()}
         return state
 
     def check_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -121,7 +132,7 @@ class TorchSparsifier(ErasingSparsifier):
 
 def _with_numpy(state: Any) -> Any:
     """Return a saved state with NumPy arrays, as the pruner knows it, for tensors."""
-    return map_arrays(state, lambda value: value.cpu().numpy(), Tensor)
+    return map_arrays(state, lambda value: local(value).cpu().numpy(), Tensor)
 
 
 class _OnHost(Mapping[str, Tensor]):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mopruning.backends.pytorch.sharding import local
 from mopruning.errors import RecipeError
 from mopruning.layouts import Layout
 
@@ -55,6 +56,8 @@ def layouts_of(modules: Iterable[nn.Module]) -> dict[int, Layout]:
 
 class Weights(Mapping[str, Tensor]):
     """Parameters by name, each seen as a canonical, detached tensor that shares its memory.
+
+    Of a parameter that ranks share out (`DTensor`), what lies here is seen; its shape is that of the whole.
 
     Args:
         source: A module, or (name, parameter) pairs, such as `model.named_parameters()`.
@@ -110,7 +113,7 @@ class Weights(Mapping[str, Tensor]):
             self._layouts[name] = layout
 
     def __getitem__(self, name: str) -> Tensor:
-        canonical: Tensor = self._layouts[name].to_canonical(self.parameters[name].detach())
+        canonical: Tensor = self._layouts[name].to_canonical(local(self.parameters[name].detach()))
         return canonical
 
     def __iter__(self) -> Iterator[str]:
@@ -122,7 +125,11 @@ class Weights(Mapping[str, Tensor]):
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical shapes by name."""
-        return {name: tuple(self[name].shape) for name in self}
+        return {name: self._layouts[name].shape(tuple(self.parameters[name].shape)) for name in self}
+
+    def layout(self, name: str) -> Layout:
+        """Return how a parameter lies."""
+        return self._layouts[name]
 
     @property
     def frozen(self) -> Collection[str]:
@@ -132,7 +139,7 @@ class Weights(Mapping[str, Tensor]):
     def gradients(self) -> dict[str, Tensor]:
         """Return the canonical gradients of all parameters that have one; sparse ones are spread out."""
         return {
-            name: self._layouts[name].to_canonical(_dense(parameter.grad.detach()))
+            name: self._layouts[name].to_canonical(_dense(local(parameter.grad.detach())))
             for name, parameter in self.parameters.items()
             if parameter.grad is not None
         }
@@ -140,7 +147,7 @@ class Weights(Mapping[str, Tensor]):
     def eraser(self, name: str, mask: Tensor | np.ndarray[Any, Any]) -> Eraser:
         """Return what zeroes a parameter, or any tensor laid out like it, where the canonical `mask` is False."""
         keep = torch.from_numpy(mask) if isinstance(mask, np.ndarray) else mask
-        return Eraser(self.parameters[name], self._layouts[name].to_native(keep))
+        return Eraser(local(self.parameters[name].detach()), self._layouts[name].to_native(keep))
 
 
 class Eraser:
@@ -151,7 +158,7 @@ class Eraser:
     +0. Elsewhere it is a masked fill.
 
     Args:
-        parameter: The parameter.
+        parameter: The parameter, or what lies here of it.
         keep: Bool tensor of its native shape, True = keep.
     """
 
@@ -166,8 +173,8 @@ class Eraser:
             self._mask.copy_(keep.to(like.device)).logical_not_()
 
     def erase(self, tensor: Tensor) -> None:
-        """Zero the pruned positions of `tensor`, dense or sparse (COO), in place."""
-        tensor = tensor.detach()
+        """Zero the pruned positions of `tensor`, dense, sparse (COO) or shared out (`DTensor`), in place."""
+        tensor = local(tensor.detach())
         if tensor.is_sparse:  # zeroing each entry also holds where several add up to one position
             self._erase(tensor._values(), self._mask[tuple(tensor._indices())])
         else:
@@ -182,7 +189,7 @@ class Eraser:
 
     def fits(self, tensor: object) -> bool:
         """Tell whether `tensor` has the shape of the parameter."""
-        return isinstance(tensor, Tensor) and tensor.shape == self._mask.shape
+        return isinstance(tensor, Tensor) and local(tensor).shape == self._mask.shape
 
 
 def _dense(tensor: Tensor) -> Tensor:
