@@ -14,7 +14,7 @@ from mopruning.backends import pytorch
 from mopruning.backends.pytorch.manidp import DynamicResNet, checkpoint, network
 from mopruning.datasets import Images, batches
 from mopruning.manidp import NOTHING_PRUNED, structure
-from mopruning.manidp.data import NORMALIZATIONS
+from mopruning.training.data import NORMALIZATIONS
 
 CALIBRATION = 128
 """Training images that thresholds of untrained gates are taken from."""

@@ -11,9 +11,9 @@ import torch
 from mopruning.backends.pytorch.manidp import DynamicResNet
 from mopruning.datasets import Images
 from mopruning.manidp import Evaluation
-from mopruning.manidp.data import NORMALIZATIONS
 from mopruning.manidp.history import Row
 from mopruning.plots import BLUE, GREEN, GREY, INK, ORANGE, PALE, calm, new_figure
+from mopruning.training.data import NORMALIZATIONS
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 

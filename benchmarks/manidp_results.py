@@ -27,8 +27,8 @@ from timing import machine
 from mopruning.datasets import Images
 from mopruning.errors import MopruningError, StateError
 from mopruning.manidp import STRUCTURES, Evaluation, cost
-from mopruning.manidp.data import find
 from mopruning.plots import save
+from mopruning.training.data import find
 
 NAME = "manidp"
 MOST_LOST, LEAST_SAVED = 0.008, 0.5  # what is asked for: points of accuracy, share of multiply-accumulates

@@ -16,9 +16,9 @@ from mopruning.backends.pytorch.manidp import DynamicResNet, Training, checkpoin
 from mopruning.datasets import Images
 from mopruning.errors import FormatError
 from mopruning.manidp import STRUCTURES, Evaluation, Settings, Structure, flags
-from mopruning.manidp.data import Data
 from mopruning.manidp.history import History, Row
 from mopruning.manidp.record import Record
+from mopruning.training.data import Data
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor
 from mopruning.backends.pytorch.manidp import DynamicResNet, checkpoint
 from mopruning.backends.pytorch.manidp.skipping import Skipping
 from mopruning.manidp import STRUCTURES, cost, macs
-from mopruning.manidp.data import find
+from mopruning.training.data import find
 
 COUNT = 1000
 TARGET = 1.3

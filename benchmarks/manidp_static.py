@@ -18,7 +18,6 @@ The folder --save_path gets checkpoint.pth, log.csv, log.png and evaluation.npz 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -36,11 +35,12 @@ from mopruning.backends.pytorch.manidp import DynamicResNet, Training, checkpoin
 from mopruning.backends.pytorch.manidp.training import PRECISIONS
 from mopruning.counting import sparsity_of, zeros_of
 from mopruning.datasets import Images
-from mopruning.errors import FormatError, MopruningError, RecipeError, StateError, WeightError
+from mopruning.errors import FormatError, MopruningError, RecipeError, StateError
 from mopruning.manidp import Evaluation, Settings, Structure, cost, flags, macs, program
-from mopruning.manidp.data import Data
 from mopruning.manidp.record import Record
 from mopruning.schedules import Polynomial
+from mopruning.training.checkpoints import Checkpoints
+from mopruning.training.data import Data
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -174,6 +174,10 @@ class StaticTraining(Training):
         """Return what the dense network answers for the test images."""
         return self.evaluate(self.data.test)
 
+    def begin(self) -> list[str]:
+        dense = self.start()
+        return [f"dense start: accuracy {dense.accuracy:.2%}, {dense.mean_macs:,.0f} MACs"]
+
     def epoch(self, shown: Callable[[int, Tensor], None] | None = None) -> dict[str, float]:
         """Train an epoch; returns and raises what `Training.epoch` does, penalties being 0."""
         net, control = self.net.train(), self.control
@@ -197,12 +201,8 @@ class StaticTraining(Training):
             if shown is not None:
                 shown(update + 1, loss.detach())
         count, right_ones, cross_entropy = totals.tolist()
-        if not math.isfinite(cross_entropy):
-            raise WeightError(f"epoch {control.epoch + 1}: the loss is {cross_entropy}; try a lower learning rate")
-        control.end_epoch([], int(count), cross_entropy / count)
         mean = cross_entropy / count
-        told = {"loss": mean, "cross_entropy": mean, "train_accuracy": right_ones / count}
-        return {"lr": rate, "limit": 0.0, "lasso": 0.0, "graph": 0.0, **told}
+        return self._end_epoch(rate, int(count), [], loss=mean, cross_entropy=mean, right=right_ones) | {"limit": 0.0}
 
     def evaluate(self, images: Images, *, gates: bool = False) -> Evaluation:
         """Return what the network answers without gates, in float32."""
@@ -302,9 +302,7 @@ def run(options: argparse.Namespace) -> None:
     training = StaticTraining(
         *(net, data, settings, kept), score=options.score, ramp=options.ramp, device=options.device, amp=options.amp
     )
-    place = program.Checkpoints(
-        "checkpoint.pth", partial(checkpoint.save, training), partial(checkpoint.restore, training)
-    )
+    place = Checkpoints("checkpoint.pth", partial(checkpoint.save, training), partial(checkpoint.restore, training))
     program.run(training, options, place, options.device)
 
 

@@ -21,8 +21,8 @@ from mopruning.backends.mindspore.manidp import checkpoint, evaluate
 from mopruning.backends.mindspore.manidp.networks import AMP_LEVELS
 from mopruning.errors import MopruningError
 from mopruning.manidp import STRUCTURES, program
-from mopruning.manidp.data import NORMALIZATIONS, Data, find
 from mopruning.manidp.structure import SHORTCUTS
+from mopruning.training.data import NORMALIZATIONS, Data, find
 
 
 def main() -> None:

@@ -15,10 +15,11 @@ from functools import partial
 import torch
 
 from mopruning.backends.pytorch.manidp import checkpoint, network
-from mopruning.backends.pytorch.manidp.ranks import Ranks, join, leave
 from mopruning.backends.pytorch.manidp.training import PRECISIONS, Training
+from mopruning.backends.pytorch.ranks import Ranks, join, leave
 from mopruning.errors import MopruningError
 from mopruning.manidp import flags, program
+from mopruning.training.checkpoints import Checkpoints
 
 
 def main() -> None:
@@ -66,9 +67,7 @@ def run(options: argparse.Namespace, device: torch.device, ranks: Ranks) -> None
     if options.pretrain_path and not options.resume:
         checkpoint.load_pretrained(net, flags.pretrained_file(options.pretrain_path, options.arch))
     training = Training(net, data, settings, device=device, amp=options.amp, ranks=ranks)
-    kept = program.Checkpoints(
-        "checkpoint.pth", partial(checkpoint.save, training), partial(checkpoint.restore, training)
-    )
+    kept = Checkpoints("checkpoint.pth", partial(checkpoint.save, training), partial(checkpoint.restore, training))
     program.run(training, options, kept, str(device), first=ranks.first)
 
 

@@ -23,6 +23,7 @@ from mopruning.backends.mindspore.manidp import Training, checkpoint, network
 from mopruning.backends.mindspore.manidp.networks import AMP_LEVELS
 from mopruning.errors import MopruningError
 from mopruning.manidp import flags, program
+from mopruning.training.checkpoints import Checkpoints
 
 
 def main() -> None:
@@ -54,9 +55,7 @@ def run(options: argparse.Namespace) -> None:
     if options.pretrain_path and not options.resume:
         checkpoint.load_pretrained(net, flags.pretrained_file(options.pretrain_path, options.arch))
     training = Training(net, data, settings)
-    kept = program.Checkpoints(
-        "checkpoint.ckpt", partial(checkpoint.save, training), partial(checkpoint.restore, training)
-    )
+    kept = Checkpoints("checkpoint.ckpt", partial(checkpoint.save, training), partial(checkpoint.restore, training))
     program.run(training, options, kept, options.platform)
 
 

@@ -12,6 +12,7 @@ from mopruning.errors import StateError
 from mopruning.manidp.gates import threshold
 from mopruning.manidp.schedule import learning_rate, remain_rate
 from mopruning.manidp.settings import Settings
+from mopruning.training.loss import check_loss
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -67,8 +68,9 @@ class Controller:
             A threshold for each gate; None if they stay.
 
         Raises:
-            WeightError: If a sum is not finite.
+            WeightError: If the mean or a sum is not finite: the training has diverged.
         """
+        check_loss(self.epoch, mean_cross_entropy)
         settings, epoch = self.settings, self.epoch
         changed = None
         if epoch >= 1 and epoch % settings.thre_freq == 0:

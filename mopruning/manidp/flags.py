@@ -10,10 +10,10 @@ from pathlib import Path
 
 from mopruning.datasets.loading import VARIABLE
 from mopruning.errors import RecipeError
-from mopruning.manidp.data import NORMALIZATIONS, Data, find
-from mopruning.manidp.pictures import PictureData, find_pictures
 from mopruning.manidp.settings import Settings
 from mopruning.manidp.structure import SHORTCUTS, STRUCTURES, Structure, structure
+from mopruning.training.data import NORMALIZATIONS, Data, find
+from mopruning.training.pictures import PictureData, find_pictures
 
 DATASETS = ("cifar10", "imagenet")
 

@@ -3,56 +3,135 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.util import find_spec
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
+import numpy as np
 from rich.console import Console
 
 from mopruning.datasets import Images
 from mopruning.manidp.controller import Controller
 from mopruning.manidp.cost import cost
-from mopruning.manidp.data import Data
 from mopruning.manidp.evaluation import Evaluation
-from mopruning.manidp.history import History, Row, write_evaluation
-from mopruning.manidp.progress import Display
+from mopruning.manidp.history import History, write_evaluation
+from mopruning.manidp.record import Record
 from mopruning.manidp.settings import Settings
+from mopruning.training import run as loop
+from mopruning.training.checkpoints import Checkpoints, Files
+from mopruning.training.data import Data
+from mopruning.training.progress import Display
+
+NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
 
-class Training(Protocol):
-    """A training in a framework, as its adapter has it."""
+class Training(ABC):
+    """A training in a framework; its adapter trains an epoch and evaluates.
 
+    Attributes:
+        net: The network, with its `structure`, and thresholds that `set_thresholds` sets.
+        data: The images.
+        settings: The numbers.
+        control: The rules of time.
+        updates: Optimizer updates of an epoch.
+    """
+
+    net: Any
     data: Data
     settings: Settings
     control: Controller
     updates: int
 
-    def start(self) -> Evaluation:
-        """Set the first limit, and return what the dense network answers for the test images."""
-
+    @abstractmethod
     def epoch(self, shown: Callable[[int, Any], None] | None = None) -> dict[str, float]:
-        """Train an epoch; see `history.Row` for what is returned."""
+        """Train an epoch, and set the thresholds that hold from then on.
 
-    def evaluate(self, images: Images) -> Evaluation:
-        """Return what the network answers."""
+        Args:
+            shown: Called after each update with how many are done, and the loss of this one.
 
+        Returns:
+            What `history.Row` wants of a training: lr, limit, loss, cross_entropy, lasso, graph, train_accuracy.
 
-@dataclass(frozen=True)
-class Checkpoints:
-    """How a framework keeps a training in a file.
+        Raises:
+            WeightError: If the training has diverged.
+        """
 
-    Args:
-        name: Of the file.
-        save: Writes it, given its path.
-        restore: Goes on from it in place, given its path.
-    """
+    @abstractmethod
+    def evaluate(self, images: Images, *, gates: bool = True) -> Evaluation:
+        """Return what the network answers for images, in their order.
 
-    name: str
-    save: Callable[[Path], None]
-    restore: Callable[[Path], None]
+        Args:
+            images: The images.
+            gates: Without, the network computes every channel as it is.
+        """
+
+    @property
+    def record(self) -> Record:
+        """What this training is."""
+        return Record(self.net.structure, self.settings, self.data.normalize)
+
+    @property
+    def completed(self) -> int:
+        """Epochs completed."""
+        return self.control.epoch
+
+    def start(self) -> Evaluation:
+        """Set the first limit, from the training images and the dense network.
+
+        Returns:
+            What the dense network answers for the test images.
+        """
+        self.control.start(float(self.evaluate(self.data.train, gates=False).cross_entropy.mean()))
+        return self.evaluate(self.data.test, gates=False)
+
+    def begin(self) -> Sequence[str]:
+        """Start, and return the line that tells of it."""
+        dense = self.start()
+        return [
+            f"dense start: accuracy {dense.accuracy:.2%}, {cost(dense.structure).total:,} MACs with gates, "
+            f"limit {self.control.limit:.4f}"
+        ]
+
+    def advance(self, shown: Callable[[int, Any], None]) -> dict[str, Any]:
+        """Train an epoch and evaluate; returns all of its row but `epoch` and `seconds`."""
+        trained = self.epoch(shown)
+        tested = self.evaluate(self.data.test)
+        return trained | {name: getattr(tested, name) for name in ("accuracy", "mean_macs", "reduction")}
+
+    def _end_epoch(
+        self,
+        rate: float,
+        images: int,
+        sums: Sequence[NumPyArray],
+        *,
+        loss: float,
+        cross_entropy: float,
+        right: float,
+        lasso: float = 0.0,
+        graph: float = 0.0,
+    ) -> dict[str, float]:
+        """Complete an epoch in place: limit and thresholds change as the controller says.
+
+        Args:
+            rate: Learning rate of the last update.
+            images: How many were trained on.
+            sums: Saliencies of each gate over all of them; none where there are no gates.
+            loss: Mean over all of them, as the others are.
+            cross_entropy: The same.
+            right: How many answers were right.
+            lasso: The same as `loss`.
+            graph: The same.
+
+        Returns:
+            What `epoch` does.
+        """
+        limit = self.control.limit
+        thresholds = self.control.end_epoch(sums, images, cross_entropy)
+        if thresholds:
+            self.net.set_thresholds(thresholds)
+        means = {"loss": loss, "cross_entropy": cross_entropy, "lasso": lasso, "graph": graph}
+        return {"lr": rate, "limit": limit, **means, "train_accuracy": right / images}
 
 
 def run(
@@ -71,66 +150,33 @@ def run(
         StateError: If a checkpoint to go on from is of another training.
         WeightError: If the training has diverged.
     """
-    settings, data = training.settings, training.data
+    data, epochs = training.data, training.settings.epochs
     folder = Path(options.save_path)
-    checkpoint = folder / checkpoints.name
-    console = Console(quiet=not first)
-    with Display(settings.epochs, training.updates, console, options.print_freq) as display:
+    files = Files(folder / checkpoints.name, folder / "log.csv")
+    with Display(epochs, training.updates, Console(quiet=not first), options.print_freq) as display:
         display.say(
             f"{options.arch} on {device}, {len(data.train)} images to train with, {len(data.test)} to test with"
         )
-        plotted = find_spec("matplotlib") is not None
-        if not plotted:
-            display.say("without log.png: it needs matplotlib: pip install 'mopruning[plot]'")
-        history = History()
-        if options.resume:
-            checkpoints.restore(checkpoint)
-            history = History.read(folder / "log.csv", training.control.epoch)
-            display.say(f"resumed after epoch {training.control.epoch}")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            dense = training.start()
-            display.say(
-                f"dense start: accuracy {dense.accuracy:.2%}, {cost(dense.structure).total:,} MACs with gates, "
-                f"limit {training.control.limit:.4f}"
-            )
-        for epoch in range(training.control.epoch, settings.epochs):
-            history.rows.append(_epoch(training, epoch, display))
-            if first:
-                # the log first: where a checkpoint tells of an epoch, so does the log
-                history.write(folder / "log.csv")
-                checkpoints.save(checkpoint)
-                if plotted:
-                    history.plot(folder / "log.png", f"{options.arch} on {options.dataset}")
+        history = loop.run(
+            training,
+            History(),
+            display,
+            epochs=epochs,
+            checkpoints=checkpoints,
+            files=files,
+            resume=files if options.resume else None,
+            first=first,
+            title=f"{options.arch} on {options.dataset}",
+        )
         final = training.evaluate(data.test)
         if first:
             write_evaluation(final, folder / "evaluation.npz")
         display.say(f"last acc: {final.accuracy:.2%}, {told(final)}")
         if history.rows:
             display.say(f"best acc: {max(row.accuracy for row in history.rows):.2%}")
-        display.say(f"checkpoint: {checkpoint}")
+        display.say(f"checkpoint: {files.checkpoint}")
 
 
 def told(evaluation: Evaluation) -> str:
     """Say what a set of images costs in the mean."""
     return f"mean MACs {evaluation.mean_macs:,.0f} ({0 - evaluation.reduction:+.2%})"
-
-
-def _epoch(training: Training, epoch: int, display: Display) -> Row:
-    started = time.monotonic()
-
-    def shown(done: int, loss: Any) -> None:
-        display.update(epoch, done, float(loss) if display.wants_loss(done) else None)
-
-    trained = training.epoch(shown)
-    tested = training.evaluate(training.data.test)
-    row = Row(
-        epoch=epoch + 1,
-        **trained,
-        accuracy=tested.accuracy,
-        mean_macs=tested.mean_macs,
-        reduction=tested.reduction,
-        seconds=time.monotonic() - started,
-    )
-    display.epoch(row)
-    return row

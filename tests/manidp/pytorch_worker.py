@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from mopruning.backends.pytorch.manidp import Training, network, state_of
-from mopruning.backends.pytorch.manidp.ranks import join, leave
+from mopruning.backends.pytorch.ranks import join, leave
 from mopruning.datasets import Images
 from mopruning.manidp import Settings, Structure
-from mopruning.manidp.data import Data
 from mopruning.manidp.structure import CIFAR
+from mopruning.training.data import Data
 
 TINY = Structure(CIFAR, (1, 1, 1), (4, 6, 8), classes=10, image=16)
 

@@ -31,8 +31,8 @@ from mopruning.backends.pytorch import manidp as in_pytorch  # noqa: E402
 from mopruning.datasets import Images  # noqa: E402
 from mopruning.ir.mindspore_ckpt import write_weights  # noqa: E402
 from mopruning.manidp import Settings, Structure, states, structure, threshold  # noqa: E402
-from mopruning.manidp.data import Data  # noqa: E402
 from mopruning.manidp.structure import CIFAR  # noqa: E402
+from mopruning.training.data import Data  # noqa: E402
 
 SMALL = Structure(CIFAR, (1, 1, 1), (8, 16, 32), 10, 16)
 NEAR = 1e-5

@@ -17,9 +17,9 @@ from mopruning import datasets  # noqa: E402
 from mopruning.backends.mindspore.device import devices  # noqa: E402
 from mopruning.ir.mindspore_ckpt import read_checkpoint, write_weights  # noqa: E402
 from mopruning.manidp import STRUCTURES, Settings, Structure, cost, states  # noqa: E402
-from mopruning.manidp.data import Data  # noqa: E402
 from mopruning.manidp.history import History  # noqa: E402
 from mopruning.manidp.structure import CIFAR  # noqa: E402
+from mopruning.training.data import Data  # noqa: E402
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "manidp"
 SMALL = Structure(CIFAR, (1, 1, 1), (8, 16, 32), 10, 32)

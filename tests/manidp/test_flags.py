@@ -12,9 +12,9 @@ from rich.console import Console
 from mopruning.datasets import Images
 from mopruning.errors import RecipeError
 from mopruning.manidp import Settings, flags
-from mopruning.manidp.data import NORMALIZATIONS, Data, ahead, find
 from mopruning.manidp.history import Row
-from mopruning.manidp.progress import Display
+from mopruning.training.data import NORMALIZATIONS, Data, ahead, find
+from mopruning.training.progress import Display
 
 PUBLISHED = {
     "dataset": "cifar10",

@@ -18,8 +18,8 @@ from mopruning.datasets import Images  # noqa: E402
 from mopruning.errors import FormatError, StateError, WeightError  # noqa: E402
 from mopruning.ir.mindspore_ckpt import read_checkpoint, write_weights  # noqa: E402
 from mopruning.manidp import Settings, Structure, remain_rate, states, threshold  # noqa: E402
-from mopruning.manidp.data import Data  # noqa: E402
 from mopruning.manidp.structure import CIFAR  # noqa: E402
+from mopruning.training.data import Data  # noqa: E402
 
 SMALL = Structure(CIFAR, (1, 1, 1), (8, 16, 32), 4, 16)
 SETTINGS = Settings(epochs=3, batch_size=16, lr=0.02, target_remain_rate=0.5, thre_cls=1.5)

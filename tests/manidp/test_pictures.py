@@ -8,8 +8,8 @@ import pytest
 
 from mopruning.errors import FormatError
 from mopruning.manidp import flags
-from mopruning.manidp.data import NORMALIZATIONS
-from mopruning.manidp.pictures import PictureData, Pictures, crop, find_pictures
+from mopruning.training.data import NORMALIZATIONS
+from mopruning.training.pictures import PictureData, Pictures, crop, find_pictures
 
 Image = pytest.importorskip("PIL.Image")
 

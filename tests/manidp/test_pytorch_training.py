@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from mopruning.backends.pytorch.manidp import Training, checkpoint, load_state, network, state_of  # noqa: E402
 from mopruning.errors import FormatError, RecipeError, StateError, WeightError  # noqa: E402
 from mopruning.manidp import NOTHING_PRUNED, Settings, learning_rate, remain_rate, structure, threshold  # noqa: E402
-from mopruning.manidp.data import Data  # noqa: E402
+from mopruning.training.data import Data  # noqa: E402
 from tests.manidp.pytorch_worker import TINY, drawn  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -270,14 +270,14 @@ def test_processes_do_what_one_alone_does(tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared():
-    from mopruning.backends.pytorch.manidp.ranks import Ranks
+    from mopruning.backends.pytorch.ranks import Ranks
 
     with pytest.raises(RecipeError, match="batch_size 16 cannot be shared equally by 3 processes"):
         Training(network(TINY), Data(drawn(4), drawn(4)), SETTINGS, ranks=Ranks(0, 3))
 
 
 def test_every_item_has_one_process():
-    from mopruning.backends.pytorch.manidp.ranks import Ranks
+    from mopruning.backends.pytorch.ranks import Ranks
 
     for items in (0, 1, 7, 12):
         shares = [range(items)[Ranks(rank, 3).share(items)] for rank in range(3)]

@@ -26,8 +26,9 @@ from manidp_static import StaticTraining, allocate, kept_filters  # noqa: E402
 from mopruning.backends.pytorch.manidp import Training, checkpoint, network, state_of  # noqa: E402
 from mopruning.errors import FormatError, StateError  # noqa: E402
 from mopruning.manidp import Evaluation, Settings, cost, program, structure  # noqa: E402
-from mopruning.manidp.data import Data  # noqa: E402
 from mopruning.manidp.record import Record  # noqa: E402
+from mopruning.training.checkpoints import Checkpoints  # noqa: E402
+from mopruning.training.data import Data  # noqa: E402
 from tests.manidp.pytorch_worker import TINY, drawn  # noqa: E402
 
 SETTINGS = Settings(epochs=2, batch_size=16, lr=0.02, target_remain_rate=0.5)
@@ -35,7 +36,7 @@ DATA = Data(drawn(48), drawn(40, seed=1), "cifar")
 
 
 def train(folder: Path, one: Training) -> None:
-    place = program.Checkpoints("checkpoint.pth", partial(checkpoint.save, one), partial(checkpoint.restore, one))
+    place = Checkpoints("checkpoint.pth", partial(checkpoint.save, one), partial(checkpoint.restore, one))
     given = argparse.Namespace(save_path=folder, resume=False, print_freq=100, arch="tiny", dataset="drawn")
     program.run(one, given, place, "cpu")
 

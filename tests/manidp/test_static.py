@@ -20,10 +20,11 @@ from manidp_static import StaticTraining, allocate, kept_filters, macs_of, recip
 from mopruning.backends.pytorch.manidp import Training, checkpoint, network, state_of  # noqa: E402
 from mopruning.errors import FormatError, RecipeError, StateError  # noqa: E402
 from mopruning.manidp import STRUCTURES, Settings, cost, program, states  # noqa: E402
-from mopruning.manidp.data import Data  # noqa: E402
 from mopruning.manidp.history import History  # noqa: E402
 from mopruning.manidp.record import Record  # noqa: E402
 from mopruning.schedules import Polynomial  # noqa: E402
+from mopruning.training.checkpoints import Checkpoints  # noqa: E402
+from mopruning.training.data import Data  # noqa: E402
 from tests.manidp.pytorch_worker import TINY, drawn  # noqa: E402
 
 SETTINGS = Settings(epochs=4, batch_size=16, lr=0.05)
@@ -37,7 +38,7 @@ def training(**options) -> StaticTraining:
 
 def train(folder: Path, *, resume: bool = False, **options) -> StaticTraining:
     one = training(**options)
-    place = program.Checkpoints("checkpoint.pth", partial(checkpoint.save, one), partial(checkpoint.restore, one))
+    place = Checkpoints("checkpoint.pth", partial(checkpoint.save, one), partial(checkpoint.restore, one))
     given = argparse.Namespace(save_path=folder, resume=resume, print_freq=100, arch="tiny", dataset="drawn")
     program.run(one, given, place, "cpu")
     return one

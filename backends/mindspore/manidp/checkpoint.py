@@ -42,8 +42,7 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     It holds the weights and thresholds of the network under MindSpore's names, what the optimizer remembers, and as
     text structure, settings and the state of the controller.
     """
-    record = Record(training.net.structure, training.settings, training.data.normalize)
-    text = json.dumps(record.values() | {"training": training.control.state_dict()})
+    text = json.dumps(training.record.values() | {"training": training.control.state_dict()})
     own = {parameter.name: parameter.asnumpy() for parameter in training.net.get_parameters()}
     Checkpoint(Path(path), own | training.state_dict(), {_TEXT: text.encode(_TEXT_CODE)}).save(path)
 
@@ -60,9 +59,7 @@ def restore(training: Training, path: str | os.PathLike[str]) -> None:
     values = _told(file)
     if "training" not in values:
         raise FormatError(f"{path}: expected a checkpoint of a ManiDP training")
-    Record(training.net.structure, training.settings, training.data.normalize).check_same(
-        Record.of(values, str(path)), str(path)
-    )
+    training.record.check_same(Record.of(values, str(path)), str(path))
     training.load_state_dict(file.tensors)
     load_state(training.net, read_state(path)[0], str(path))
     training.control.load_state_dict(values["training"])

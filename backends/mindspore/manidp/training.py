@@ -14,9 +14,9 @@ from mopruning.backends.mindspore.manidp.losses import Loss
 from mopruning.backends.mindspore.manidp.networks import DynamicResNet, load_state, state_of
 from mopruning.backends.mindspore.weights import write
 from mopruning.datasets import Images
-from mopruning.errors import StateError, WeightError
-from mopruning.manidp import Controller, Evaluation, Settings
-from mopruning.manidp.data import Data
+from mopruning.errors import StateError
+from mopruning.manidp import Controller, Evaluation, Settings, program
+from mopruning.training.data import Data
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -24,7 +24,7 @@ _AT_ONCE = 500  # images of an evaluation's batches
 _SCALE, _WINDOW = 2.0**10, 1000  # what a loss in float16 is scaled by at first; updates before that is doubled
 
 
-class Training:
+class Training(program.Training):
     """Trains a network with gates in place, compiled as one graph where MindSpore's mode is GRAPH.
 
     Args:
@@ -80,27 +80,8 @@ class Training:
 
         return ms.jit(step) if ms.get_context("mode") == ms.GRAPH_MODE else step
 
-    def start(self) -> Evaluation:
-        """Set the first limit, from the training images and the dense network.
-
-        Returns:
-            What the dense network answers for the test images.
-        """
-        self.control.start(float(self.evaluate(self.data.train, gates=False).cross_entropy.mean()))
-        return self.evaluate(self.data.test, gates=False)
-
     def epoch(self, shown: Callable[[int, Tensor], None] | None = None) -> dict[str, float]:
-        """Train an epoch, and set the thresholds that hold from then on.
-
-        Args:
-            shown: Called after each update with how many are done, and the loss of this one.
-
-        Returns:
-            What `history.Row` wants of a training: lr, limit, loss, cross_entropy, lasso, graph, train_accuracy.
-
-        Raises:
-            WeightError: If the training has diverged.
-        """
+        """Train an epoch; see `program.Training`."""
         net, control, settings = self.net, self.control, self.settings
         net.set_train()
         net.reset_sums()
@@ -117,21 +98,16 @@ class Training:
         # read only now: reading makes a device wait
         values, weights = np.stack([one.asnumpy() for one in found]).astype(np.float64), np.array(counts)
         cross_entropy, penalty, graph, loss = (float(np.average(values[:, i], weights=weights)) for i in range(4))
-        if not math.isfinite(cross_entropy):
-            raise WeightError(f"epoch {control.epoch + 1}: the loss is {cross_entropy}; try a lower learning rate")
-        sums = [gate.mask_sum.asnumpy() for gate in net.gates]
-        thresholds = control.end_epoch(sums, int(weights.sum()), cross_entropy)
-        if thresholds is not None:
-            net.set_thresholds(thresholds)
-        return {
-            "lr": rate,
-            "limit": limit,
-            "loss": loss,
-            "cross_entropy": cross_entropy,
-            "lasso": penalty,
-            "graph": graph,
-            "train_accuracy": float(values[:, 4].sum() / weights.sum()),
-        }
+        return self._end_epoch(
+            rate,
+            int(weights.sum()),
+            [gate.mask_sum.asnumpy() for gate in net.gates],
+            loss=loss,
+            cross_entropy=cross_entropy,
+            right=float(values[:, 4].sum()),
+            lasso=penalty,
+            graph=graph,
+        )
 
     def evaluate(self, images: Images, *, gates: bool = True) -> Evaluation:
         """Return what the network answers for images.

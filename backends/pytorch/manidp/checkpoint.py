@@ -26,7 +26,7 @@ def save(training: Training, path: str | os.PathLike[str]) -> None:
     of optimizer and controller.
     """
     content = {
-        **_record(training).values(),
+        **training.record.values(),
         "epoch": training.control.epoch,
         "state_dict": state_of(training.net),
         "training": training.state_dict(),
@@ -44,7 +44,7 @@ def restore(training: Training, path: str | os.PathLike[str]) -> None:
         OSError: If it cannot be read.
     """
     content = read(path)
-    _record(training).check_same(Record.of(content, str(path)), str(path))
+    training.record.check_same(Record.of(content, str(path)), str(path))
     load_state(training.net, content["state_dict"], str(path))
     training.load_state_dict(content["training"])
 
@@ -91,7 +91,3 @@ def load_pretrained(net: DynamicResNet, path: str | os.PathLike[str]) -> None:
         OSError: If it cannot be read.
     """
     load_state(net, read_checkpoint(path).weights(), str(path), gates=False)
-
-
-def _record(training: Training) -> Record:
-    return Record(training.net.structure, training.settings, training.data.normalize)

@@ -15,11 +15,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mopruning.backends.pytorch.manidp.losses import losses
 from mopruning.backends.pytorch.manidp.networks import Details, DynamicResNet
-from mopruning.backends.pytorch.manidp.ranks import Ranks
+from mopruning.backends.pytorch.ranks import Ranks
 from mopruning.datasets import Images
-from mopruning.errors import RecipeError, WeightError
-from mopruning.manidp import Controller, Evaluation, Settings
-from mopruning.manidp.data import Data
+from mopruning.errors import RecipeError
+from mopruning.manidp import Controller, Evaluation, Settings, program
+from mopruning.training.data import Data
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -29,7 +29,7 @@ PRECISIONS: Mapping[str, torch.dtype | None] = {"none": None, "bf16": torch.bflo
 _AT_ONCE = 500  # images of an evaluation's batches
 
 
-class Training:
+class Training(program.Training):
     """Trains a network with gates in place.
 
     Args:
@@ -84,27 +84,8 @@ class Training:
         self._dtype = PRECISIONS[amp]
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
 
-    def start(self) -> Evaluation:
-        """Set the first limit, from the training images and the dense network.
-
-        Returns:
-            What the dense network answers for the test images.
-        """
-        self.control.start(float(self.evaluate(self.data.train, gates=False).cross_entropy.mean()))
-        return self.evaluate(self.data.test, gates=False)
-
     def epoch(self, shown: Callable[[int, Tensor], None] | None = None) -> dict[str, float]:
-        """Train an epoch, and set the thresholds that hold from then on.
-
-        Args:
-            shown: Called after each update with how many are done, and the loss of this one.
-
-        Returns:
-            What `history.Row` wants of a training: lr, limit, loss, cross_entropy, lasso, graph, train_accuracy.
-
-        Raises:
-            WeightError: If the training has diverged.
-        """
+        """Train an epoch; see `program.Training`."""
         net, control, settings = self.net, self.control, self.settings
         net.train()
         net.reset_sums()
@@ -129,21 +110,16 @@ class Training:
             if shown is not None:
                 shown(update + 1, parts.total.detach())
         count, right_ones, cross_entropy, loss, lasso, graph = self._agree(totals)
-        if not math.isfinite(cross_entropy):
-            raise WeightError(f"epoch {control.epoch + 1}: the loss is {cross_entropy}; try a lower learning rate")
-        sums = [gate.mask_sum.double().cpu().numpy() for gate in net.gates]
-        thresholds = control.end_epoch(sums, int(count), cross_entropy / count)
-        if thresholds is not None:
-            net.set_thresholds(thresholds)
-        return {
-            "lr": rate,
-            "limit": limit,
-            "loss": loss / count,
-            "cross_entropy": cross_entropy / count,
-            "lasso": lasso / count,
-            "graph": graph / count,
-            "train_accuracy": right_ones / count,
-        }
+        return self._end_epoch(
+            rate,
+            int(count),
+            [gate.mask_sum.double().cpu().numpy() for gate in net.gates],
+            loss=loss / count,
+            cross_entropy=cross_entropy / count,
+            right=right_ones,
+            lasso=lasso / count,
+            graph=graph / count,
+        )
 
     @torch.no_grad()
     def evaluate(self, images: Images, *, gates: bool = True) -> Evaluation:

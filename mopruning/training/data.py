@@ -1,4 +1,4 @@
-"""Data: the images of a ManiDP training, the way the published program normalises and augments them."""
+"""Data: labelled images to train and to test with, the way the published programs normalise and augment them."""
 
 from __future__ import annotations
 
@@ -29,11 +29,18 @@ def _of_bytes(*values: float) -> tuple[float, ...]:
 NORMALIZATIONS: Mapping[str, Statistics] = {
     "cifar": (_of_bytes(125.3, 123.0, 113.9), _of_bytes(63.0, 62.1, 66.7)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion-mnist": ((0.2860,), (0.3530,)),
+    "digits": ((0.3052,), (0.3763,)),
     "none": ((0.0,), (1.0,)),
 }
 """Name -> mean and standard deviation of each channel, of images in 0 to 1.
 
-"cifar" is the published program's; with "imagenet" the public ResNets of CIFAR were trained as well."""
+"cifar" is that of the published ManiDP program, "cifar10" that of the published data-parallel one; with "imagenet" the
+public ResNets of CIFAR were trained as well."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Progress of a ManiDP training: a bar on a terminal, plain lines elsewhere."""
+"""Progress of a training: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mopruning.manidp.history import Row
+from mopruning.training.history import AnyRow
 
 
 class Display:
@@ -15,11 +17,13 @@ class Display:
         epochs: How many there are.
         updates: Of each epoch.
         console: Where to.
-        every: Without a terminal, a line is printed after so many updates, and after each epoch.
+        every: Without a terminal, a line is printed after so many updates, or none with 0; and after each epoch.
+        log: File to which every line is added as well.
     """
 
-    def __init__(self, epochs: int, updates: int, console: Console, every: int = 200) -> None:
+    def __init__(self, epochs: int, updates: int, console: Console, every: int = 200, log: Path | None = None) -> None:
         self._epochs, self._updates, self._console, self._every = epochs, updates, console, every
+        self._log = log
         self._bar: Progress | None = None
         if console.is_terminal:
             columns = (TextColumn("epoch {task.fields[epoch]}"), MofNCompleteColumn(), BarColumn())
@@ -40,6 +44,9 @@ class Display:
     def say(self, text: str) -> None:
         """Print a line."""
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as stream:
+                stream.write(f"{text}\n")
 
     def update(self, epoch: int, done: int, loss: float | None) -> None:
         """Show that `done` updates of an epoch, from 0, are done; see `wants_loss`."""
@@ -52,8 +59,8 @@ class Display:
 
     def wants_loss(self, done: int) -> bool:
         """Whether the loss is shown after so many updates; reading it makes a GPU wait."""
-        return done % self._every == 0
+        return self._every > 0 and done % self._every == 0
 
-    def epoch(self, row: Row) -> None:
+    def epoch(self, row: AnyRow) -> None:
         """Print the line of an epoch."""
         self.say(f"epoch {row.epoch}/{self._epochs}  {row}")

@@ -17,7 +17,7 @@ from mopruning.datasets.files import optional, refusing
 from mopruning.datasets.folders import SUFFIXES, class_folders, split_folder
 from mopruning.datasets.images import as_floats
 from mopruning.errors import FormatError
-from mopruning.manidp.data import NORMALIZATIONS, Data, ahead
+from mopruning.training.data import NORMALIZATIONS, Data, ahead
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 Box: TypeAlias = "tuple[int, int, int, int]"
