@@ -54,4 +54,5 @@ $(FULL) $(DEMO): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt setuptools
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[$(EXTRAS)]'
+	@case "$@" in $(FULL)) $(BIN)/python tests/browser.py || echo "no browser: the tests that need one are skipped" >&2;; esac
 	@touch $@
