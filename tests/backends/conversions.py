@@ -41,14 +41,15 @@ class End:
     Args:
         send: (model, folder) -> the network in the framework, or its file.
         run: (network, inputs) -> outputs, all as the IR has them.
-        bring: (network, inputs) -> model; the inputs are an example.
+        bring: (network, inputs, open) -> model; the inputs are an example, and whether batches of other sizes follow.
+            Where they do not, a reader that has to compile for a second size need not.
         state: network -> its parameters and buffers by name, as the IR has them, where that is to be had without
             translating the network back.
     """
 
     send: Callable[[onnx_ir.Model, Path], Any]
     run: Callable[[Any, Sequence[Array]], list[Array]]
-    bring: Callable[[Any, Sequence[Array]], onnx_ir.Model]
+    bring: Callable[[Any, Sequence[Array], bool], onnx_ir.Model]
     state: Callable[[Any], Mapping[str, Array]] | None = None
 
 
@@ -104,7 +105,7 @@ def depart(framework: str, model: onnx_ir.Model, batches: Sequence[Sequence[Arra
     network = there.send(model, _made(folder / f"from_{framework}"))
     outputs = [there.run(network, inputs) for inputs in batches]
     start = time.perf_counter()
-    read = there.bring(network, batches[-1])
+    read = there.bring(network, batches[-1], len(batches) > 1)
     return Journey(read, outputs, time.perf_counter() - start, state_of(read))
 
 
@@ -114,7 +115,7 @@ def arrive(
     """Take a model that was read from one framework to another, and compare what it is there."""
     there = end(target)
     network, shares, seconds = _taken(source, journey, target, batches, folder)
-    state = state_of(there.bring(network, batches[-1])) if there.state is None else there.state(network)
+    state = there.state(network) if there.state else state_of(there.bring(network, batches[-1], len(batches) > 1))
     return Conversion(name, source, target, max(shares), *_alike(journey.state, state), seconds)
 
 
@@ -129,10 +130,10 @@ def ring(name: str, journey: Journey, batches: Sequence[Sequence[Array]], folder
         sent = replace(journey, model=here, seconds=0.0)
         network, shares, seconds = _taken(source, sent, target, batches, folder / str(number))
         if number < len(RING) - 2:
-            here = there.bring(network, batches[-1])
+            here = there.bring(network, batches[-1], len(batches) > 1)
             state: Mapping[str, Array] = state_of(here)
         else:
-            state = state_of(there.bring(network, batches[-1])) if there.state is None else there.state(network)
+            state = there.state(network) if there.state else state_of(there.bring(network, batches[-1], True))
         found.append(Conversion(name, source, target, max(shares), *_alike(journey.state, state), seconds))
     return found
 
@@ -215,7 +216,7 @@ def _pytorch() -> End:
     return End(
         lambda model, folder: pytorch.from_ir(model),
         run,
-        lambda network, inputs: pytorch.to_ir(network, tuple(map(torch.from_numpy, inputs))),
+        lambda network, inputs, _: pytorch.to_ir(network, tuple(map(torch.from_numpy, inputs))),
         lambda network: {
             name: value.numpy() for name, value in network.state_dict().items() if not name.endswith("batches_tracked")
         },
@@ -229,7 +230,7 @@ def _mxnet() -> End:
         mxnet.write_symbol(model, folder / "net-symbol.json")
         return folder / "net-symbol.json"
 
-    return End(send, mxnet.run_symbol, lambda path, inputs: mxnet.read_symbol(path))
+    return End(send, mxnet.run_symbol, lambda path, *_: mxnet.read_symbol(path))
 
 
 def _tensorflow1() -> End:
@@ -239,7 +240,7 @@ def _tensorflow1() -> End:
         tensorflow1.write_meta(model, folder / "net.meta")
         return folder / "net.meta"
 
-    return End(send, tensorflow1.run_meta, lambda path, inputs: tensorflow1.read_meta(path))
+    return End(send, tensorflow1.run_meta, lambda path, *_: tensorflow1.read_meta(path))
 
 
 def _mindspore() -> End:
@@ -255,7 +256,9 @@ def _mindspore() -> End:
     return End(
         lambda model, folder: adapter.from_ir(model),
         run,
-        lambda network, inputs: adapter.to_ir(network, tuple(map(mindspore.Tensor, inputs))),
+        lambda network, inputs, open_: adapter.to_ir(
+            network, tuple(map(mindspore.Tensor, inputs)), dynamic_batch=open_
+        ),
         lambda network: {name: value.asnumpy() for name, value in network.parameters_dict().items()},
     )
 
@@ -268,7 +271,7 @@ def _onnx() -> End:
         write_onnx(model, folder / "net.onnx")
         return folder / "net.onnx"
 
-    return End(send, run_onnx, lambda path, inputs: read_onnx(path))
+    return End(send, run_onnx, lambda path, *_: read_onnx(path))
 
 
 _ENVIRONMENT = {
