@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mopruning.ir.mopir import save_weights as save_weights
     from mopruning.ir.onnx_files import read_onnx as read_onnx
     from mopruning.ir.onnx_files import write_onnx as write_onnx
+    from mopruning.ir.passes.shrink import shrink as shrink
     from mopruning.ir.validation import describe as describe
     from mopruning.ir.validation import validate as validate
 
@@ -32,6 +33,7 @@ _HOMES: Mapping[str, str] = {
     "read_onnx": "mopruning.ir.onnx_files",
     "save": "mopruning.ir.mopir",
     "save_weights": "mopruning.ir.mopir",
+    "shrink": "mopruning.ir.passes.shrink",
     "validate": "mopruning.ir.validation",
     "write_moffett": "mopruning.ir.moffett",
     "write_onnx": "mopruning.ir.onnx_files",
@@ -48,6 +50,7 @@ __all__ = [
     "read_onnx",
     "save",
     "save_weights",
+    "shrink",
     "validate",
     "write_moffett",
     "write_onnx",

@@ -4,7 +4,10 @@ from mopruning.ir.passes.constants import fold_constants
 from mopruning.ir.passes.cost import CostReport, CostRow, cost
 from mopruning.ir.passes.extract import ExtractError, extract
 from mopruning.ir.passes.fold_batchnorm import fold_batchnorm
+from mopruning.ir.passes.permute import permute
+from mopruning.ir.passes.permuted import Permuted, PermutedGroup, PermutedLayer
 from mopruning.ir.passes.shapes import ShapeError, infer_shapes
+from mopruning.ir.passes.shrink import Shrunk, ShrunkRow, shrink, shrink_report
 from mopruning.ir.passes.sparsity import ModelSparsity, WeightRow, sparsity
 
 __all__ = [
@@ -12,12 +15,20 @@ __all__ = [
     "CostRow",
     "ExtractError",
     "ModelSparsity",
+    "Permuted",
+    "PermutedGroup",
+    "PermutedLayer",
     "ShapeError",
+    "Shrunk",
+    "ShrunkRow",
     "WeightRow",
     "cost",
     "extract",
     "fold_batchnorm",
     "fold_constants",
     "infer_shapes",
+    "permute",
+    "shrink",
+    "shrink_report",
     "sparsity",
 ]

@@ -283,7 +283,7 @@ def random_graph(seed: int) -> onnx_ir.Model:
     for step in range(int(random.integers(4, 12))):
         x = values[-1] if random.random() < 0.7 else values[random.integers(len(values))]
         channels, name = int(x.shape[1]), f"n{step}"
-        kind = random.integers(11)
+        kind = random.integers(15)
         same = [other for other in values if other.shape == x.shape and other is not x]
         if kind < 3:
             groups = int(random.choice([g for g in (1, 1, 2, 3) if channels % g == 0]))
@@ -311,6 +311,21 @@ def random_graph(seed: int) -> onnx_ir.Model:
         elif kind == 9:
             pads = net.constant(f"{name}.pads", (0, 1, 0, 0, 0, 1, 0, 0))
             x = net.operation("Pad", name, [x, pads], [("N", channels + 2, 8, 8)])[0]
+        elif kind == 10:
+            groups = int(random.choice([g for g in (1, 2, 3, channels) if channels % g == 0]))
+            x = net.conv_transpose(x, name, 2 * groups, 3, padding=1, groups=groups, bias=True)
+        elif kind == 11:
+            places = random.permutation(channels)[: max(2, channels - 2)]
+            indices = net.constant(f"{name}.places", tuple(int(place) for place in places))
+            x = net.operation("Gather", name, [x, indices], [("N", len(places), 8, 8)], {"axis": 1})[0]
+        elif kind == 12 and channels > 3:
+            bounds = [
+                net.constant(f"{name}.{what}", (at,)) for what, at in (("from", 1), ("to", channels - 1), ("of", 1))
+            ]
+            x = net.operation("Slice", name, [x, *bounds], [("N", channels - 2, 8, 8)])[0]
+        elif kind == 13:
+            factor = net.parameter(f"{name}.factor", random.standard_normal((channels, 1, 1)).astype(np.float32))
+            x = net.operation("PRelu" if random.integers(2) else "Mul", name, [x, factor], [x.shape])[0]
         else:
             x = net.max_pool(net.relu(x, f"{name}.relu"), name, 3, stride=1, padding=1)
         values.append(x)
