@@ -31,6 +31,7 @@ from mopruning.backends.pytorch.prune import Prune
 
 if TYPE_CHECKING:
     from mopruning.backends.pytorch.reader import to_ir
+    from mopruning.backends.pytorch.shrinking import filter_groups, shrink
     from mopruning.backends.pytorch.source import to_folder
     from mopruning.backends.pytorch.writer import from_ir
 
@@ -51,10 +52,21 @@ __all__ = [
     "RpropSparse",
     "SGDSparse",
     "SparseOptimizer",
+    "filter_groups",
     "from_ir",
+    "shrink",
     "to_folder",
     "to_ir",
 ]
 
 # These need onnx, which takes time to load.
-__getattr__ = lazily(__name__, {"to_ir": "reader", "from_ir": "writer", "to_folder": "source"})
+__getattr__ = lazily(
+    __name__,
+    {
+        "filter_groups": "shrinking",
+        "from_ir": "writer",
+        "shrink": "shrinking",
+        "to_folder": "source",
+        "to_ir": "reader",
+    },
+)

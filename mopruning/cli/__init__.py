@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": ("mopruning.cli.demo", "Train a small network on handwritten digits, dense and then sparse."),
     "inspect": ("mopruning.cli.inspect", "Show how sparse the weights in a file are, and which patterns they satisfy."),
     "prune": ("mopruning.cli.prune", "Prune the weights in a file once, and write another file."),
+    "report": ("mopruning.cli.report", "Show what the zeros of each layer are worth: bytes, products, runtimes."),
+    "shrink": ("mopruning.cli.shrink", "Take filters of zeros out of a network, and check that it computes the same."),
     "verify": ("mopruning.cli.verify", "Check that a file is whole: its graph, every tensor, every checksum."),
 }
 """Command -> module and summary; a new command is one line here and a function of its name in that module."""

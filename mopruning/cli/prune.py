@@ -15,6 +15,7 @@ import typer
 from mopruning.errors import FormatError, RecipeError
 
 if TYPE_CHECKING:
+    from mopruning.coupling import FilterGroup
     from mopruning.files import WeightFile
     from mopruning.plan import Plan
     from mopruning.recipe import Recipe
@@ -28,11 +29,14 @@ def prune(
         Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
     ],
     granularity: Annotated[
-        str | None, typer.Option(help="Such as bank:64, 2:4, unstructured (the default), filter, block:4x4.")
+        str | None, typer.Option(help="Such as bank:64, 2:4, unstructured (the default), filter:group, block:4x4.")
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros, 0 to 1.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe in YAML or JSON, instead of the two above.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
+    permute: Annotated[
+        bool, typer.Option("--permute", help="Reorder a network's channels first, so that N:M keeps more.")
+    ] = False,
 ) -> None:
     """Prune the weights in a file once, at the final sparsity, and write another file.
 
@@ -55,6 +59,12 @@ def prune(
         _check_holds(source, target)
     weights, others = trained(opened)
     plan = _plan(wanted, {name: tuple(array.shape) for name, array in weights.items()}, opened)
+    gained = None
+    if permute:
+        from mopruning.cli.permuting import permuted
+
+        opened, gained = permuted(opened, plan)
+        weights, others = trained(opened)
     before = measure(weights).sparsity  # now, because `replace` writes into these very arrays
     pruned = one_shot(plan, weights)
     opened.replace(pruned)
@@ -62,6 +72,8 @@ def prune(
     del weights, pruned  # before another copy is made for the file
     _write(opened, target, plan.recipe)
 
+    if gained is not None:
+        show(gained.table())
     show(plan.table())
     print(f"sparsity: {pruned_share:.4f} of the pruned parameters, {share:.4f} of all (was {before:.4f})")
     if others:
@@ -159,11 +171,25 @@ def _plan(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]], opened: WeightF
         unpruned = opened.unpruned
         if recipe.score == "bn_scale":  # what the recipe says itself comes last, and so counts
             recipe = dataclasses.replace(recipe, bn_scales={**opened.scales(), **recipe.bn_scales})
-    plan = recipe.plan(shapes, frozen=unpruned)
+    plan = recipe.plan(shapes, frozen=unpruned, groups=_groups(opened) if recipe.couples else ())
     rows = [dataclasses.replace(row, reason=_NO_WEIGHT) if row.reason == "frozen" else row for row in plan.rows]
     plan = dataclasses.replace(plan, rows=tuple(rows))
     _check_plan(plan, opened)
     return plan
+
+
+def _groups(opened: WeightFile) -> tuple[FilterGroup, ...]:
+    """Read off a network which filters can only be removed together."""
+    from mopruning.cli.opening import is_network
+
+    if not is_network(opened):
+        raise RecipeError(
+            f"{opened.path}: filter:group needs the network, for only its graph says which filters go together, and "
+            "this file holds weights alone; prune the network's own file, or take filter, which goes weight by weight"
+        )
+    from mopruning.ir.coupling import filter_groups
+
+    return filter_groups(opened.model)
 
 
 def _check_plan(plan: Plan, opened: WeightFile) -> None:

@@ -1,0 +1,114 @@
+"""`mopruning shrink`: take filters of zeros out of a network, and check that it computes the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mopruning.cli.input_shapes import HELP
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+    from mopruning.ir.passes import CostReport, Shrunk
+    from mopruning.model_files import GraphFormat
+
+TOLERANCE = 1e-5
+"""Largest difference that passes the check, as a share of the output's range."""
+
+
+def shrink(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json).")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
+    ],
+    from_: Annotated[str | None, typer.Option("--from", help="Format of IN, where its suffix does not say it.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Format of OUT: mopir, onnx, moffett or pytorch.")] = None,
+    no_check: Annotated[bool, typer.Option("--no-check", help="Do not run both ends on the same input.")] = False,
+    input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
+) -> None:
+    """Take filters and channels of zeros out of a network: a smaller dense one is left that computes the same.
+
+    IN and what was written run on the same random input; where their outputs differ by more than 1e-5 of the output's
+    range, nothing is left behind and the exit code is 1. Zero filters that cannot go are listed, with the reason.
+    """
+    from mopruning.cli.input_shapes import parse, sample_shapes, with_sizes
+    from mopruning.cli.staging import bytes_of, staged
+    from mopruning.cli.targets import check_free, shown
+    from mopruning.ir.passes import shrink_report
+    from mopruning.model_files import check_readable, graph_format_of
+
+    target = Path(os.path.abspath(target))
+    if not source.is_dir():
+        check_readable(source)
+    reader, writer = graph_format_of(source, from_), graph_format_of(target, to)
+    read = reader.files(source)
+    check_free(read, writer.files(target), force)
+    model = reader.read(source)
+    shapes = parse(input_shape or [], model)
+    fixed = with_sizes(model, shapes)
+    samples = [] if no_check else sample_shapes(fixed, shapes)  # before anything is written
+    found = shrink_report(fixed)
+    with staged(target) as path:
+        writer.write(found.model, path)
+        note = "not checked" if no_check else _check((reader, source), (writer, path), model, samples, target.name)
+    _tell(found, *(_cost(net, shapes) for net in (model, found.model)))
+    print(note)
+    print(f"{source}: {bytes_of(read):,} bytes -> {shown(target)}: {bytes_of(writer.files(target)):,} bytes")
+
+
+def _cost(model: onnx_ir.Model, shapes: dict[str, tuple[int, ...]]) -> CostReport | None:
+    """Count what a network costs; None where its inputs leave sizes open."""
+    from mopruning.ir.passes import ShapeError, cost
+
+    try:
+        return cost(model, shapes=shapes)
+    except ShapeError:
+        return None
+
+
+def _tell(found: Shrunk, before: CostReport | None, after: CostReport | None) -> None:
+    """Print what has become of each weight, and the totals."""
+    from mopruning.cli.output import show
+
+    show(found.table())
+    if found.left == found.filters:
+        print(
+            "nothing could be removed: no filter is zero throughout, or each is needed; prune with filter:group first"
+        )
+    counts = [("filters", found.filters, found.left)]
+    if before is not None and after is not None:
+        counts += [("parameters", before.parameters, after.parameters), ("MACs", before.macs, after.macs)]
+    for what, old, new in counts:
+        print(f"{what}: {old:,} -> {new:,} ({new / max(1, old):.4f})")
+
+
+def _check(
+    before: tuple[GraphFormat, Path],
+    after: tuple[GraphFormat, Path],
+    model: onnx_ir.Model,
+    samples: list[tuple[int, ...]],
+    name: str,
+) -> str:
+    """Run both ends, and return how far they are apart; end the process with exit code 1 if that is too far."""
+    from mopruning.cli.running import CheckError, difference, random_inputs, run, runtime
+
+    (reader, source), (writer, written) = before, after
+    inputs = random_inputs(model, samples)
+    try:
+        found = difference(run(reader, source, model, inputs), run(writer, written, None, inputs))
+    except CheckError as error:
+        raise CheckError(f"{error}; --input-shape gives other sizes, --no-check goes without the check") from error
+    where = dict.fromkeys(runtime() if row.runner is None else row.name for row in (reader, writer))
+    shapes = ", ".join("x".join(map(str, shape)) or "one number" for shape in samples)
+    apart = f"{found.largest:.3g}, {found.share:.3g} of the output's range" if found.share else "0"
+    note = f"check: largest difference {apart} (random input {shapes}, in {' and '.join(where)})"
+    if not found.share <= TOLERANCE:  # also where it is NaN
+        print(f"mopruning: {note}: the check fails, and {name} was not written", file=sys.stderr)
+        raise typer.Exit(1)
+    return note
