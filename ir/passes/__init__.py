@@ -4,6 +4,7 @@ from mopruning.ir.passes.constants import fold_constants
 from mopruning.ir.passes.cost import CostReport, CostRow, cost
 from mopruning.ir.passes.extract import ExtractError, extract
 from mopruning.ir.passes.fold_batchnorm import fold_batchnorm
+from mopruning.ir.passes.lower_stripes import lower_stripes
 from mopruning.ir.passes.permute import permute
 from mopruning.ir.passes.permuted import Permuted, PermutedGroup, PermutedLayer
 from mopruning.ir.passes.shapes import ShapeError, infer_shapes
@@ -27,6 +28,7 @@ __all__ = [
     "fold_batchnorm",
     "fold_constants",
     "infer_shapes",
+    "lower_stripes",
     "permute",
     "shrink",
     "shrink_report",

@@ -28,6 +28,12 @@ def shrink(
     ],
     from_: Annotated[str | None, typer.Option("--from", help="Format of IN, where its suffix does not say it.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Format of OUT: mopir, onnx, moffett or pytorch.")] = None,
+    lower_stripes: Annotated[
+        bool,
+        typer.Option(
+            "--lower-stripes", help="Compute stripe-pruned convolutions by their kept stripes, where that is faster."
+        ),
+    ] = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Do not run both ends on the same input.")] = False,
     input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
@@ -36,6 +42,9 @@ def shrink(
 
     IN and what was written run on the same random input; where their outputs differ by more than 1e-5 of the output's
     range, nothing is left behind and the exit code is 1. Zero filters that cannot go are listed, with the reason.
+
+    With --lower-stripes, BatchNormalization is folded and convolutions that keep few stripes become 1x1 convolutions of
+    those; that network is to be run, not trained.
     """
     from mopruning.cli.input_shapes import parse, sample_shapes, with_sizes
     from mopruning.cli.staging import bytes_of, staged
@@ -54,12 +63,26 @@ def shrink(
     fixed = with_sizes(model, shapes)
     samples = [] if no_check else sample_shapes(fixed, shapes)  # before anything is written
     found = shrink_report(fixed)
+    smaller, lowered = (_by_stripes(found.model) if lower_stripes else (found.model, ()))
     with staged(target) as path:
-        writer.write(found.model, path)
+        writer.write(smaller, path)
         note = "not checked" if no_check else _check((reader, source), (writer, path), model, samples, target.name)
-    _tell(found, *(_cost(net, shapes) for net in (model, found.model)))
+    _tell(found, *(_cost(net, shapes) for net in (model, smaller)))
+    if lower_stripes:
+        print(f"computed by stripes: {', '.join(lowered) or 'no convolution keeps so few that it pays'}")
     print(note)
     print(f"{source}: {bytes_of(read):,} bytes -> {shown(target)}: {bytes_of(writer.files(target)):,} bytes")
+
+
+def _by_stripes(model: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
+    """Return the network with convolutions computed by their kept stripes, and the names of those."""
+    from mopruning.ir.passes import fold_batchnorm, infer_shapes, lower_stripes
+
+    before = infer_shapes(fold_batchnorm(model))
+    after = lower_stripes(before)
+    left = {node.name for node in after.graph}
+    names = tuple(str(node.name) for node in before.graph if node.op_type == "Conv" and node.name not in left)
+    return after, names
 
 
 def _cost(model: onnx_ir.Model, shapes: dict[str, tuple[int, ...]]) -> CostReport | None:

@@ -91,3 +91,19 @@ def test_weights_alone_are_no_network(fails, tmp_path):
     write_weights(tmp_path / "in.npz", {"w": np.zeros((2, 2), np.float32)})
     assert "in.npz" in fails("shrink", tmp_path / "in.npz", tmp_path / "out.mopir")
     assert "gone.onnx" in fails("shrink", tmp_path / "gone.onnx", tmp_path / "out.mopir")
+
+
+def test_convolutions_of_few_stripes(run, tmp_path):
+    model = zoo.build("vgg8_cifar", image=16)
+    weight = model.graph.initializers["block4.0.weight"]
+    kept = weight.const_value.numpy().copy()
+    kept[:, :, :, 1:] = 0  # three stripes of nine
+    weight.const_value = onnx_ir.tensor(kept, name="block4.0.weight")
+    mopir.save(model, tmp_path / "in.mopir")
+    code, out, err = run("shrink", tmp_path / "in.mopir", tmp_path / "out.onnx", "--lower-stripes")
+    assert (code, err) == (0, "")
+    assert "computed by stripes: block4.0\n" in out
+    assert cost(read_model(tmp_path / "out.onnx")).macs < cost(model).macs
+    assert not any(node.op_type == "BatchNormalization" for node in read_model(tmp_path / "out.onnx").graph)
+    code, out, _ = run("shrink", tmp_path / "in.mopir", tmp_path / "dense.onnx")
+    assert "stripes" not in out

@@ -1,0 +1,360 @@
+"""What does each kind of pruning cost in accuracy, and what does it bring? Real networks on real images.
+
+`MOPRUNING_DATA=FOLDER python benchmarks/pruning_results.py` measures every cell, some hours on two cores, and writes
+docs/results.md; `--resume` goes on where an interrupted run ended, `--page` writes the page of what there is.
+`python benchmarks/pruning_results.py resnet20/filter/0.5` measures single cells anew. docs/data.md says where the
+data sets and the public networks come from; `torch-pruning`, a rival, is in the extra `test`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pretrained
+import torch
+import torch_pruning
+from campaign import campaign
+from page import ROOT, Table, write
+from timing import Side, interleaved, machine
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from mopruning import Recipe, ir
+from mopruning.backends import pytorch
+from mopruning.backends.pytorch.data_parallel import Training
+from mopruning.backends.pytorch.soft_pruning import PruningTraining
+from mopruning.datasets.loading import VARIABLE
+from mopruning.ir.passes import cost
+from mopruning.training.data import Data, find
+from mopruning.training.settings import Settings
+from mopruning.training.soft_pruning import SoftPruning
+
+NAME = "results"
+THREADS = 2
+REPEATS = 30
+
+DENSE = "dense"
+TYPES: Mapping[str, str] = {
+    "irregular": "unstructured",
+    "bank": "bank:16",
+    "m:n": "",  # the ratio says it
+    "pattern": "pattern",
+    "stripe": "stripe",
+    "filter": "filter:group",
+}
+"""Prune type -> granularity."""
+
+RIVALS = ("torch-unstructured", "torch-filter", "torch-pruning")
+PUBLISHED = {"irregular": 92.55, "m:n": 92.42, "pattern": 92.33, "stripe": 92.24, "filter": 91.70, DENSE: 92.43}
+"""Accuracy of the published data-parallel program: VGG16, 100 epochs on four GPUs, ratios of its own."""
+
+
+# ---- what is pruned
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, what it is trained with, and what it is pruned to.
+
+    Args:
+        title: What the page calls it.
+        start: Returns the network to start from, given the folder of data.
+        dataset: What it is trained with and tested on.
+        normalize: A key of `training.data.NORMALIZATIONS`.
+        settings: The numbers of fine-tuning, and of training from scratch where `scratch` says how long.
+        ratios: Prune type -> its ratios.
+        untouched: Layers that are never pruned, but by "filter": the first one and the last.
+        scratch: Epochs that it is trained for before it is pruned.
+    """
+
+    title: str
+    start: Callable[[Path], nn.Module]
+    dataset: str
+    normalize: str
+    settings: Settings
+    ratios: Mapping[str, tuple[str, ...]]
+    untouched: tuple[str, ...]
+    scratch: int = 0
+
+
+_TWO = {
+    "irregular": ("0.8", "0.9"),
+    "bank": ("0.75", "0.875"),
+    "m:n": ("2:4", "1:4"),
+    "pattern": ("0.4445", "0.7"),
+    "stripe": ("0.5", "0.7"),
+    "filter": ("0.3", "0.5"),
+}
+_ONE = {
+    "irregular": ("0.9",),
+    "bank": ("0.875",),
+    "m:n": ("1:4",),
+    "pattern": ("0.7",),
+    "stripe": ("0.6",),
+    "filter": ("0.5",),
+}
+
+SUBJECTS: Mapping[str, Subject] = {
+    "resnet20": Subject(
+        *("ResNet-20 on CIFAR-10", lambda folder: pretrained.cifar_resnet(folder, 20), "cifar10", "imagenet"),
+        settings=Settings(epochs=5, batch_size=128, lr=0.02, milestones=(3, 4)),
+        ratios=_TWO,
+        untouched=("conv1.weight", "linear.weight"),
+    ),
+    "vgg16": Subject(
+        *("VGG16 on CIFAR-10", pretrained.vgg16, "cifar10", "none"),
+        settings=Settings(epochs=1, batch_size=128, lr=0.005, milestones=(), wd=5e-5),
+        ratios=_ONE,
+        untouched=("features.0.weight", "classifier.5.weight"),
+    ),
+    "fashion": Subject(
+        *("A small network on Fashion-MNIST", lambda _: pytorch.from_ir(ir.zoo.build("mnist_cnn"))),
+        *("fashion-mnist", "fashion-mnist"),
+        settings=Settings(epochs=5, batch_size=128, lr=0.02, milestones=(3, 4)),
+        ratios=_TWO,
+        untouched=("conv1.weight", "fc.weight"),
+        scratch=10,
+    ),
+}
+
+
+def cells(subject: str) -> list[str]:
+    """Return the names of a network's cells: NETWORK/TYPE/RATIO, first the dense one, last the rivals'."""
+    ratios = SUBJECTS[subject].ratios
+    own = [f"{subject}/{kind}/{ratio}" for kind in TYPES for ratio in ratios[kind]]
+    rivals = [
+        f"{subject}/{rival}/{ratio}"
+        for rival in RIVALS
+        for ratio in ratios["irregular" if rival == "torch-unstructured" else "filter"]
+    ]
+    return [f"{subject}/{DENSE}/0", *own, *rivals]
+
+
+CELLS = tuple(cell for subject in SUBJECTS for cell in cells(subject))
+
+
+# ---- one cell
+
+
+def measure(cell: str) -> list[dict[str, Any]]:
+    """Prune a network at once, fine-tune it, and say what it answers, weighs and costs."""
+    torch.set_num_threads(THREADS)
+    name, kind, ratio = cell.split("/")
+    subject = SUBJECTS[name]
+    folder = Path(os.environ[VARIABLE])
+    data = images(subject)
+    net = started(name, subject, folder, data)
+    height, width, channels = data.train.images.shape[1:]
+    example = torch.zeros(1, channels, height, width)
+    training = trainings(subject, net, data, kind, ratio, example)
+    training.begin()
+    one_shot = training.accuracy()
+    if kind != DENSE:
+        for _ in range(subject.settings.epochs):
+            training.advance()
+    return [{"one_shot": one_shot, "accuracy": training.accuracy(), **weighed(name, kind, training.net, example)}]
+
+
+def images(subject: Subject) -> Data:
+    """Load what a network is trained with and tested on."""
+    few = [find(subject.dataset, None, part) for part in ("train", "test")]
+    return Data(*few, normalize=subject.normalize)
+
+
+def started(name: str, subject: Subject, folder: Path, data: Data) -> nn.Module:
+    """Return the dense network: a public one, or one trained here, once."""
+    torch.manual_seed(0)
+    net = subject.start(folder)
+    if subject.scratch:
+        kept = ROOT / "build" / "benchmarks" / f"{NAME}.{name}.pth"
+        if kept.exists():
+            net.load_state_dict(torch.load(kept, weights_only=True))
+        else:
+            settings = replace(subject.settings, epochs=subject.scratch, milestones=(subject.scratch * 3 // 4,))
+            training = Training(net, data, settings, arch=name)
+            for _ in range(subject.scratch):
+                training.advance()
+            torch.save(net.state_dict(), kept)
+    return net
+
+
+def trainings(subject: Subject, net: nn.Module, data: Data, kind: str, ratio: str, example: Tensor) -> Training:
+    """Return what prunes the network so and fine-tunes it."""
+    if kind in (DENSE, *RIVALS):
+        net = net if kind == DENSE else pruned_by_rival(net, kind, float(ratio), subject.untouched, example)
+        return Training(net, data, subject.settings, arch=subject.title)
+    number = None if kind == "m:n" else float(ratio)
+    recipe = Recipe(sparsity=number, granularity=TYPES[kind] or ratio, skip=subject.untouched)
+    if kind == "filter":
+        recipe = replace(recipe, skip=(), groups=pytorch.filter_groups(net, example))
+    soft = SoftPruning(subject.settings.epochs, retrain_epoch=0)
+    return PruningTraining(net, data, subject.settings, recipe, soft, arch=subject.title)
+
+
+def pruned_by_rival(net: nn.Module, rival: str, ratio: float, untouched: Sequence[str], example: Tensor) -> nn.Module:
+    """Prune a network in place as another program does, and return it."""
+    if rival == "torch-pruning":
+        importance = torch_pruning.importance.GroupMagnitudeImportance(p=1)
+        last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
+        torch_pruning.pruner.BasePruner(
+            net.eval(), example, importance=importance, pruning_ratio=ratio, ignored_layers=[last]
+        ).step()
+        return net
+    for name, module in net.named_modules():
+        if not isinstance(module, nn.Conv2d | nn.Linear) or f"{name}.weight" in untouched:
+            continue
+        if rival == "torch-unstructured":
+            prune.l1_unstructured(module, "weight", ratio)  # type: ignore[no-untyped-call]
+        elif isinstance(module, nn.Conv2d):
+            prune.ln_structured(module, "weight", ratio, n=1, dim=0)  # type: ignore[no-untyped-call]
+    return net
+
+
+def weighed(name: str, kind: str, net: nn.Module, example: Tensor) -> dict[str, Any]:
+    """Return sparsity, bytes, multiply-accumulates and, of what shrinks, the time for an image."""
+    for module in net.modules():
+        if prune.is_pruned(module) and hasattr(module, "weight_orig"):  # type: ignore[no-untyped-call]
+            prune.remove(module, "weight")  # type: ignore[no-untyped-call]
+    net.eval()
+    smaller = pytorch.shrink(net, example).eval() if kind in ("filter", "torch-filter") else net
+    model = pytorch.to_ir(smaller, example)
+    costs = cost(model)
+    weights = [value for value in net.parameters() if value.dim() > 1]
+    found: dict[str, Any] = {
+        "sparsity": sum(int((value == 0).sum()) for value in weights) / sum(value.numel() for value in weights),
+        "parameters": costs.parameters,
+        "macs": costs.macs,
+        "effective_macs": costs.effective_macs,
+    }
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place, "net.mopir")
+        ir.save(model, path)
+        found["bytes"] = path.stat().st_size
+        if kind in ("filter", "torch-filter", "torch-pruning"):
+            dense = pytorch.to_ir(SUBJECTS[name].start(Path(os.environ[VARIABLE])).eval(), example)
+            sides = {"dense": session(dense, Path(place)), "shrunk": session(model, Path(place))}
+            image = example.numpy()
+            times = interleaved(
+                {
+                    way: Side(lambda run=run: run.run(None, {run.get_inputs()[0].name: image}))  # type: ignore[misc]
+                    for way, run in sides.items()
+                },
+                REPEATS,
+            )
+            found["time"] = times["shrunk"] / times["dense"]
+    return found
+
+
+def session(model: Any, folder: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    options.log_severity_level = 3
+    path = folder / "network.onnx"
+    ir.write_onnx(model, path)
+    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+
+# ---- the page
+
+COLUMNS = (
+    *("type", "ratio", "sparsity", "at once, %", "fine-tuned, %", "against dense"),
+    *("file, kB", "MACs, M", "effective, M", "time"),
+)
+TITLES = {
+    "torch-unstructured": "torch.nn.utils.prune, l1_unstructured",
+    "torch-filter": "torch.nn.utils.prune, ln_structured",
+    "torch-pruning": "Torch-Pruning",
+    "bank": "bank of 16",
+    "filter": "filter, in groups, shrunk",
+}
+
+PAGE = """# Results
+
+Written by `{command}`. Every network is pruned at once, by magnitude, in every layer alike but the first and the last,
+and then fine-tuned with its zeros held; accuracy is over all 10,000 test images, after the last epoch. Seed 0, float32,
+{threads} threads.
+
+{parts}
+
+- *sparsity* is the share of zeros in all weights; of a shrunk network, before it was shrunk, and 0 where a rival has
+  cut the channels out itself. *file* is the network as `.mopir`, whole. *MACs* are multiply-accumulates of an image,
+  *effective* those that do not multiply by zero, *time* of an image in onnxruntime as a share of the dense network's,
+  given where the network really is smaller.
+- "filter, in groups" takes whole channels, the same in all layers that a residual sum couples, and cuts them out
+  (`filter:group`, then [`shrink`](ir.md)). `ln_structured` knows no coupling: what it leaves shrinks less.
+- A mask by `torch.nn.utils.prune` keeps the dense weight beside it until it is removed; its file here is of the network
+  after that, written by this package.
+
+{machine}
+"""
+
+
+def table(subject: str, parts: Mapping[str, Any]) -> str:
+    rows = []
+    dense = parts.get(f"{subject}/{DENSE}/0", [{}])[0]
+    for cell in cells(subject):
+        if cell not in parts:
+            continue
+        (found,) = parts[cell]
+        _, kind, ratio = cell.split("/")
+        against = "" if kind == DENSE or not dense else f"{100 * (found['accuracy'] - dense['accuracy']):+.2f}"
+        rows.append(
+            [
+                TITLES.get(kind, kind),
+                "" if kind == DENSE else ratio,
+                f"{found['sparsity']:.4f}",
+                f"{100 * found['one_shot']:.2f}",
+                "" if kind == DENSE else f"{100 * found['accuracy']:.2f}",
+                against,
+                f"{found['bytes'] / 1e3:,.0f}",
+                f"{found['macs'] / 1e6:.1f}",
+                f"{found['effective_macs'] / 1e6:.1f}",
+                f"{found['time']:.2f}" if "time" in found else "",
+            ]
+        )
+    return Table("", COLUMNS, rows).markdown()
+
+
+def part(subject: str, parts: Mapping[str, Any]) -> str:
+    about = SUBJECTS[subject]
+    numbers = about.settings
+    told = (
+        f"{numbers.epochs} epoch{'s' if numbers.epochs > 1 else ''} of fine-tuning, batch {numbers.batch_size}, "
+        f"learning rate {numbers.lr:g}" + (f", a tenth from epochs {numbers.milestones}" if numbers.milestones else "")
+    )
+    start = f"trained from scratch for {about.scratch} epochs" if about.scratch else "a public network"
+    lines = [f"## {about.title}", f"Start: {start}. {told}.", table(subject, parts)]
+    if subject == "vgg16":
+        said = ", ".join(f"{kind} {value:.2f}" for kind, value in PUBLISHED.items())
+        lines.append(
+            f"The published program, on its own VGG16 and with 100 epochs on four GPUs, reached: {said}; at the ratios "
+            "of its own files (filter 0.534, pattern 0.743, irregular 0.892, m:n 0.810, stripe 0.571 of all weights)."
+        )
+    return "\n\n".join(lines)
+
+
+def main() -> int:
+    asked = campaign(__doc__, NAME, CELLS, measure)
+    for subject in SUBJECTS:
+        print(table(subject, asked.parts))
+    if asked.whole:
+        facts = machine("torch", "torch-pruning", "onnxruntime", "numpy")
+        text = PAGE.format(
+            command=facts["command"],
+            threads=THREADS,
+            parts="\n\n".join(part(subject, asked.parts) for subject in SUBJECTS),
+            machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+        )
+        write(NAME, text, {"machine": facts, "cells": asked.parts}, pages=ROOT / "docs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
