@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx_ir
-import onnxruntime
 import torch
+from sessions import session
 from torch import Tensor, nn
 
 from mopruning.backends import pytorch
@@ -79,11 +79,9 @@ class Dense(nn.Module):
 
 
 def runtime(content: bytes, threads: int) -> Way:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    return lambda x: session.run(None, {given.name: x.numpy()})[0]
+    opened = session(content, threads)
+    (given,) = opened.get_inputs()
+    return lambda x: opened.run(None, {given.name: x.numpy()})[0]
 
 
 def exported(net: DynamicResNet) -> bytes:

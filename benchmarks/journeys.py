@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
+from sessions import session
 from torch import nn
 
 from mopruning import Pruner, Recipe, ir
@@ -104,15 +103,12 @@ def in_torch(net: nn.Module, inputs: Sequence[torch.Tensor]) -> NumPyArray:
 
 def in_onnxruntime(path: Path, inputs: Sequence[torch.Tensor]) -> NumPyArray:
     """Return the first output of an ONNX file for all inputs."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    names = [one.name for one in session.get_inputs()]
+    opened = session(path, 1)
+    names = [one.name for one in opened.get_inputs()]
     parts = []
     for start in range(0, len(inputs[0]), BATCH):
         feeds = {name: values[start : start + BATCH].numpy() for name, values in zip(names, inputs, strict=True)}
-        parts.append(session.run(None, feeds)[0])
+        parts.append(opened.run(None, feeds)[0])
     return np.concatenate(parts)
 
 

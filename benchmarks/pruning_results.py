@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pretrained
 import torch
-import torch_pruning
 from campaign import campaign
 from page import ROOT, Table, write
+from sessions import runner
 from timing import Side, interleaved, machine
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch_pruning_rival import cut
 
 from mopruning import Recipe, ir
 from mopruning.backends import pytorch
@@ -201,12 +201,7 @@ def trainings(subject: Subject, net: nn.Module, data: Data, kind: str, ratio: st
 def pruned_by_rival(net: nn.Module, rival: str, ratio: float, untouched: Sequence[str], example: Tensor) -> nn.Module:
     """Prune a network in place as another program does, and return it."""
     if rival == "torch-pruning":
-        importance = torch_pruning.importance.GroupMagnitudeImportance(p=1)
-        last = [module for module in net.modules() if isinstance(module, nn.Linear)][-1]
-        torch_pruning.pruner.BasePruner(
-            net.eval(), example, importance=importance, pruning_ratio=ratio, ignored_layers=[last]
-        ).step()
-        return net
+        return cut(net, example, ratio)
     for name, module in net.named_modules():
         if not isinstance(module, nn.Conv2d | nn.Linear) or f"{name}.weight" in untouched:
             continue
@@ -239,26 +234,11 @@ def weighed(name: str, kind: str, net: nn.Module, example: Tensor) -> dict[str, 
         found["bytes"] = path.stat().st_size
         if kind in ("filter", "torch-filter", "torch-pruning"):
             dense = pytorch.to_ir(SUBJECTS[name].start(Path(os.environ[VARIABLE])).eval(), example)
-            sides = {"dense": session(dense, Path(place)), "shrunk": session(model, Path(place))}
             image = example.numpy()
-            times = interleaved(
-                {
-                    way: Side(lambda run=run: run.run(None, {run.get_inputs()[0].name: image}))  # type: ignore[misc]
-                    for way, run in sides.items()
-                },
-                REPEATS,
-            )
+            sides = {"dense": Side(runner(dense, THREADS, image)), "shrunk": Side(runner(model, THREADS, image))}
+            times = interleaved(sides, REPEATS)
             found["time"] = times["shrunk"] / times["dense"]
     return found
-
-
-def session(model: Any, folder: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.log_severity_level = 3
-    path = folder / "network.onnx"
-    ir.write_onnx(model, path)
-    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 # ---- the page

@@ -10,18 +10,15 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import onnx_ir
-import onnxruntime
 import torch
-import torch_pruning
 from page import Table, chart, write
+from sessions import runner
 from timing import Bystanders, Side, interleaved, machine
 from torch import Tensor, nn
+from torch_pruning_rival import cut
 
 from mopruning import Recipe, ir
 from mopruning.backends import pytorch
@@ -101,19 +98,15 @@ def measure(name: str, repeats: int) -> Result:
     example = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     dense = settled(pytorch.from_ir(model))
     masked, ours = shrunk(copy.deepcopy(dense), example)
-    networks = {DENSE: dense, RIVAL: pruned_by_rival(copy.deepcopy(dense), example), OURS: ours}
+    networks = {DENSE: dense, RIVAL: cut(copy.deepcopy(dense), example, RATIO).eval(), OURS: ours}
     with torch.no_grad():
         wanted, found = masked(example), ours(example)
     graphs = {way: pytorch.to_ir(network, example) for way, network in networks.items()}
     counted = {way: cost(graph) for way, graph in graphs.items()}
     with torch.inference_mode():
         eager = interleaved({way: Side(lambda net=net: net(example)) for way, net in networks.items()}, repeats)
-    sessions = {way: session(graph) for way, graph in graphs.items()}
     image = example.numpy()
-    runtime = interleaved(
-        {way: Side(lambda run=run: run.run(None, {run.get_inputs()[0].name: image})) for way, run in sessions.items()},
-        repeats,
-    )
+    runtime = interleaved({way: Side(runner(graph, THREADS, image)) for way, graph in graphs.items()}, repeats)
     return Result(
         name,
         size,
@@ -146,26 +139,6 @@ def shrunk(network: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Module]:
     groups = pytorch.filter_groups(network, example)
     pytorch.Prune(network, recipe=Recipe(sparsity=RATIO, granularity="filter:group"), groups=groups).prune()
     return network, pytorch.shrink(network, example).eval()
-
-
-def pruned_by_rival(network: nn.Module, example: Tensor) -> nn.Module:
-    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    importance = torch_pruning.importance.GroupMagnitudeImportance(p=1)
-    pruner = torch_pruning.pruner.BasePruner(
-        network, example, importance=importance, pruning_ratio=RATIO, ignored_layers=layers[-1:]
-    )
-    pruner.step()
-    return network.eval()
-
-
-def session(graph: onnx_ir.Model) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "network.onnx")
-        ir.write_onnx(graph, path)
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
 PAGE = """# Half of the channels gone: smaller and faster

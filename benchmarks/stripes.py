@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir
-import onnxruntime
 from page import Table, write
+from sessions import session
 from timing import Bystanders, Side, interleaved, machine
 
 from mopruning import ir, mask
@@ -112,14 +112,6 @@ def measure(name: str, sparsity: float, model: onnx_ir.Model, gain: float, repea
         lowered_times,
         float(abs(outputs[0] - outputs[1]).max() / abs(outputs[0]).max()),
     )
-
-
-def session(model: onnx_ir.Model, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    content = onnx_ir.to_proto(model).SerializeToString()
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 PAGE = """# Convolutions of the kept stripes alone
