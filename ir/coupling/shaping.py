@@ -9,8 +9,9 @@ from onnx_ir import Node, Value
 
 from mopruning.ir.attributes import attribute
 from mopruning.ir.coupling.classes import Numbers
-from mopruning.ir.coupling.walk import Unclear, Walk, content, couples, entries, entry_number, whole_numbers
+from mopruning.ir.coupling.walk import Unclear, Walk, couples, entries, entry_number, whole_numbers
 from mopruning.ir.nodes import even_parts, pad_amounts
+from mopruning.ir.passes.constants import constant
 
 
 def _first(node: Node) -> Value:
@@ -118,7 +119,7 @@ def gather(walk: Walk, node: Node) -> None:
     if indices is None:
         raise Unclear("it lacks an input")
     (own,) = _named(walk, data, [int(attribute(node, "axis"))])
-    rank, chosen = len(walk.sizes(indices)), content(indices)
+    rank, chosen = len(walk.sizes(indices)), constant(indices)
     kept = {axis: axis if axis < own else axis + rank - 1 for axis in walk.of(data)}
     numbers = walk.of(data).get(own)
     if numbers is not None and chosen is not None and rank < 2:
@@ -214,7 +215,7 @@ def shape(walk: Walk, node: Node) -> None:
     counted = list(range(rank))[start:end]
     asked: set[int] = set()
     for use in node.outputs[0].uses():
-        chosen = content(use.node.inputs[1]) if use.node.op_type == "Gather" and use.idx == 0 else None
+        chosen = constant(use.node.inputs[1]) if use.node.op_type == "Gather" and use.idx == 0 else None
         asked |= set(counted) if chosen is None else {counted[int(place)] for place in chosen.reshape(-1)}
     if node.outputs[0].is_graph_output():
         asked |= set(counted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir
@@ -18,7 +18,6 @@ Tracks: TypeAlias = "dict[int, Numbers]"
 """Axis -> the class of each channel along it. An axis without classes has nothing that could go."""
 
 Rule: TypeAlias = "Callable[[Walk, Node], None]"
-NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 R = TypeVar("R", bound="Rule")
 
 RULES: dict[str, Rule] = {}
@@ -214,31 +213,13 @@ def couples(*operators: str) -> Callable[[R], R]:
     return enter
 
 
-def content(value: Value | None) -> NumPyArray | None:
-    """Compute a value that follows from initializers alone; None for any other.
-
-    It looks before it computes: through the shortcuts of a residual network there are more ways up than can be walked.
-    """
-    waiting, seen = [value], {value}
-    while waiting:
-        one = waiting.pop()
-        if one is None or one.is_initializer():
-            continue
-        node = one.producer()
-        if node is None:
-            return None
-        waiting += [operand for operand in node.inputs if operand not in seen]
-        seen.update(node.inputs)
-    return constant(value)
-
-
 def whole_numbers(value: Value | None, what: str) -> list[int]:
     """Return the whole numbers that a constant holds.
 
     Raises:
         Unclear: If they are computed.
     """
-    array = content(value)
+    array = constant(value)
     if array is None:
         raise Unclear(f"its {what} are computed")
     return [int(number) for number in array.reshape(-1)]

@@ -12,9 +12,10 @@ from onnx_ir import Node, Value
 from mopruning.ir.attributes import attribute
 from mopruning.ir.coupling.groups import Coupling
 from mopruning.ir.coupling.shaping import last_axes, segments
-from mopruning.ir.coupling.walk import Sizes, content
+from mopruning.ir.coupling.walk import Sizes
 from mopruning.ir.nodes import cast_type, even_parts, pad_amounts
 from mopruning.ir.passes.constant_functions import FUNCTIONS, OPERATIONS
+from mopruning.ir.passes.constants import constant
 from mopruning.ir.passes.linear_layers import linear_layer
 
 Floats: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
@@ -69,7 +70,7 @@ class ConstantChannels:
             return self._known[value]
         if value.is_graph_input() or (value.const_value is None and value.producer() is None):
             return None
-        array = content(value)
+        array = constant(value)
         if array is None or array.dtype.kind not in "fV":  # V: bfloat16
             return None
         return array.astype(np.float64)
@@ -212,7 +213,7 @@ def _pool(known: ConstantChannels, node: Node) -> Floats:
 @_rule("ReduceMean", "ReduceMax", "ReduceMin")
 def _reduce(known: ConstantChannels, node: Node) -> Floats | None:
     x = known.operand(node, 0)
-    given = content(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
     if given is None:
         return None
     axes = [int(axis) % x.ndim for axis in given.reshape(-1)]
@@ -270,7 +271,7 @@ def _concat(known: ConstantChannels, node: Node) -> Floats | None:
 def _split(known: ConstantChannels, node: Node) -> list[Floats] | None:
     x, shape = known.operand(node, 0), known.shape(node.inputs[0])
     own = int(attribute(node, "axis")) % max(1, x.ndim)
-    given = content(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] is not None else None
     if x.shape[own] == 1 or shape is None:
         return [x] * len(node.outputs)
     sizes = even_parts(x.shape[own], len(node.outputs)) if given is None else given.reshape(-1).tolist()
@@ -280,7 +281,7 @@ def _split(known: ConstantChannels, node: Node) -> list[Floats] | None:
 @_rule("Slice")
 def _slice(known: ConstantChannels, node: Node) -> Floats | None:
     x = known.operand(node, 0)
-    starts, ends, axes, steps = ([*(content(v) for v in node.inputs[1:]), None, None])[:4]
+    starts, ends, axes, steps = ([*(constant(v) for v in node.inputs[1:]), None, None])[:4]
     if (
         starts is None
         or ends is None
@@ -301,7 +302,7 @@ def _slice(known: ConstantChannels, node: Node) -> Floats | None:
 
 @_rule("Gather")
 def _gather(known: ConstantChannels, node: Node) -> Floats | None:
-    x, indices = known.operand(node, 0), content(node.inputs[1])
+    x, indices = known.operand(node, 0), constant(node.inputs[1])
     own = int(attribute(node, "axis")) % max(1, x.ndim)
     if indices is None or indices.ndim > 1:
         return None
@@ -318,7 +319,7 @@ def _expand(known: ConstantChannels, node: Node) -> Floats | None:
 
 @_rule("Tile")
 def _tile(known: ConstantChannels, node: Node) -> Floats | None:
-    x, repeats = known.operand(node, 0), content(node.inputs[1])
+    x, repeats = known.operand(node, 0), constant(node.inputs[1])
     if repeats is None:
         return None
     return np.tile(x, [int(n) if size > 1 else 1 for n, size in zip(repeats.reshape(-1), x.shape, strict=True)])
@@ -326,9 +327,9 @@ def _tile(known: ConstantChannels, node: Node) -> Floats | None:
 
 @_rule("Pad")
 def _pad(known: ConstantChannels, node: Node) -> Floats | None:
-    x, shape, amounts = known.operand(node, 0), known.shape(node.inputs[0]), content(node.inputs[1])
+    x, shape, amounts = known.operand(node, 0), known.shape(node.inputs[0]), constant(node.inputs[1])
     fill = float(known.operand(node, 2).reshape(-1)[0]) if len(node.inputs) > 2 and node.inputs[2] is not None else 0.0
-    axes = content(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
     if amounts is None or shape is None:
         return None
     starts, ends = pad_amounts(

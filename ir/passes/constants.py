@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -79,32 +79,76 @@ def fold_constants(model: onnx_ir.Model, *, weights: bool = False) -> onnx_ir.Mo
     return result
 
 
-def constant(value: onnx_ir.Value | None) -> NumPyArray | None:
+def constant(value: onnx_ir.Value | None, varying: set[onnx_ir.Node] | None = None) -> NumPyArray | None:
     """Compute a value that follows from initializers alone, such as a weight on its way to a node.
 
     Args:
         value: Any value of a graph.
+        varying: Nodes that are known to depend on an input; more that are found to are added to it. Who asks for many
+            values of a graph that does not change meanwhile gives the same set each time, and no way is walked twice.
 
     Returns:
         Its content, a view of the initializer wherever the operators between allow one; None if it depends on an input
         of the graph.
     """
+    if value is None or value.const_value is not None:
+        return _content(value, {})
+    nodes = _nodes_before(value, set() if varying is None else varying)
+    if nodes is None:
+        return None
+    known: dict[onnx_ir.Value, NumPyArray] = {}
+    last = {operand: node for node in nodes for operand in node.inputs}
+    for node in nodes:
+        arrays = [_content(operand, known) for operand in node.inputs]
+        if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
+            return None  # the nodes go round in a circle
+        results = _result(node, arrays)
+        if results is None:
+            return None
+        for operand in node.inputs:
+            if operand is not None and last[operand] is node:
+                known.pop(operand, None)  # what follows from a weight may take as much memory as the weight
+        known.update(zip(node.outputs, results, strict=True))
+    return known[value]
+
+
+def _nodes_before(value: onnx_ir.Value, varying: set[onnx_ir.Node]) -> list[onnx_ir.Node] | None:
+    """Return the nodes that a value follows from, each once and in an order to run them in; None if inputs are there.
+
+    `constant` looks before it computes, and each node once: where values are used several times, as around the blocks
+    of a residual network, there are more ways up than can be walked.
+    """
+    order: list[onnx_ir.Node] = []
+    seen: set[onnx_ir.Node] = set()
+    waiting = [(value.producer(), False)]
+    while waiting:
+        node, entered = waiting.pop()
+        if node is None or node.graph is None or not node.inputs or node in varying:
+            varying.update(below for below, entered in waiting if entered and below is not None)
+            return None
+        if entered:
+            order.append(node)
+        elif node not in seen:
+            seen.add(node)
+            waiting.append((node, True))  # after all that it takes
+            waiting += [(v.producer(), False) for v in node.inputs if v is not None and v.const_value is None]
+    return order
+
+
+def _content(value: onnx_ir.Value | None, known: Mapping[onnx_ir.Value, NumPyArray]) -> NumPyArray | None:
+    """Return the content of an initializer, or of what was computed."""
     if value is None:
         return None
-    if value.const_value is not None:
-        return value.const_value.numpy()
-    node = value.producer()
-    if node is None or node.graph is None:
-        return None
+    return known.get(value) if value.const_value is None else value.const_value.numpy()
+
+
+def _result(node: onnx_ir.Node, arrays: Sequence[NumPyArray | None]) -> Sequence[NumPyArray] | None:
+    """Run one node on the arrays that it takes; None where that cannot be done."""
     if node.op_type == "Transpose":  # a view, where the evaluator would copy
-        array = constant(node.inputs[0])
         order = node.attributes.get("perm")
-        return None if array is None else array.transpose(None if order is None else order.as_ints())
-    arrays = [constant(operand) for operand in node.inputs]
-    if not arrays or any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
-        return None
-    results = _evaluate(node, arrays, node.graph.opset_imports.get("", 0))
-    return None if results is None else results[list(node.outputs).index(value)]
+        return None if arrays[0] is None else [arrays[0].transpose(None if order is None else order.as_ints())]
+    assert node.graph is not None  # `_nodes_before` gives no other
+    return _evaluate(node, arrays, node.graph.opset_imports.get("", 0))
 
 
 def _fold(node: onnx_ir.Node, opset: int) -> list[onnx_ir.Value] | None:

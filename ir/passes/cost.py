@@ -161,41 +161,44 @@ def cost(
     for value in shaped.graph.inputs:
         if not value.is_initializer():
             inputs[str(value.name)] = _needed(value, "it is an input: give")
-    rows = (_row(node, owned.get(node, [])) for node in shaped.graph)
+    varying: set[onnx_ir.Node] = set()
+    rows = (_row(node, owned.get(node, []), varying) for node in shaped.graph)
     return CostReport(tuple(row for row in rows if row.macs or row.parameters), inputs)
 
 
-def _row(node: onnx_ir.Node, owned: list[Parameter]) -> CostRow:
+def _row(node: onnx_ir.Node, owned: list[Parameter], varying: set[onnx_ir.Node]) -> CostRow:
     sizes = nonzeros = 0
     for parameter in owned:
         tensor = parameter.value.const_value
         assert tensor is not None  # parameters() lists only those with content
         sizes += tensor.size
         nonzeros += int(np.count_nonzero(tensor.numpy()))
-    products = [] if node.domain else _products(node)
+    products = [] if node.domain else _products(node, varying)
     dense = sum(count for count, _ in products)
     effective = sum(_share(count, weight) for count, weight in products)
     output = static_shape(node.outputs[0]) if node.outputs else ()
     return CostRow(str(node.name), node.op_type, output or (), dense, effective, sizes, nonzeros)
 
 
-def _products(node: onnx_ir.Node) -> list[tuple[int, NumPyArray | None]]:
+def _products(node: onnx_ir.Node, varying: set[onnx_ir.Node]) -> list[tuple[int, NumPyArray | None]]:
     """Return the matrix products of a node: how many multiply-accumulates, and by which weight if it is constant."""
     operator = node.op_type
     if operator in ("Conv", "ConvTranspose"):
         weight = _needed(node.inputs[1])
         pixels = _needed(node.outputs[0] if operator == "Conv" else node.inputs[0])
-        return [(pixels[0] * math.prod(pixels[2:]) * math.prod(weight), constant(node.inputs[1]))]
+        return [(pixels[0] * math.prod(pixels[2:]) * math.prod(weight), constant(node.inputs[1], varying))]
     if operator == "Gemm":
         rows = _needed(node.outputs[0])[0]
-        return [(rows * math.prod(_needed(node.inputs[1])), constant(node.inputs[1]))]
+        return [(rows * math.prod(_needed(node.inputs[1])), constant(node.inputs[1], varying))]
     if operator == "MatMul":
         inner = _needed(node.inputs[0])[-1]
-        left, right = (constant(value) for value in node.inputs)
+        left, right = (constant(value, varying) for value in node.inputs)
         return [(math.prod(_needed(node.outputs[0])) * inner, right if left is None else left)]
     if operator in _GATES:
         steps, samples = _needed(node.inputs[0])[:2]
-        return [(steps * samples * math.prod(_needed(node.inputs[i])), constant(node.inputs[i])) for i in (1, 2)]
+        return [
+            (steps * samples * math.prod(_needed(node.inputs[i])), constant(node.inputs[i], varying)) for i in (1, 2)
+        ]
     return []
 
 

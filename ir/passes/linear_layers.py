@@ -11,7 +11,7 @@ from onnx_ir import Node, Value
 
 from mopruning.ir.attributes import attribute
 from mopruning.ir.coupling.groups import Coupling
-from mopruning.ir.coupling.walk import content
+from mopruning.ir.passes.constants import constant
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -90,9 +90,9 @@ def linear_layer(node: Node, found: Coupling) -> LinearLayer | None:
     if node.domain or node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU"):
         return None
     place = 1
-    weight = content(node.inputs[1])
+    weight = constant(node.inputs[1])
     if weight is None and node.op_type == "MatMul":
-        place, weight = 0, content(node.inputs[0])
+        place, weight = 0, constant(node.inputs[0])
     value = node.inputs[1 - place]
     if weight is None or value is None:
         return None

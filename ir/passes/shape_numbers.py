@@ -11,8 +11,9 @@ from onnx_ir import Node, Value
 
 from mopruning.ir.attributes import attribute
 from mopruning.ir.coupling.groups import Coupling
-from mopruning.ir.coupling.walk import content, entries, entry_number
+from mopruning.ir.coupling.walk import entries, entry_number
 from mopruning.ir.nodes import even_parts, pad_amounts
+from mopruning.ir.passes.constants import constant
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 Kept: TypeAlias = "Mapping[Value, Mapping[int, NumPyArray]]"
@@ -130,7 +131,7 @@ def _parts(numbers: _Numbers, node: Node) -> None:
     axis = int(attribute(node, "axis")) % len(shape)
     if axis not in numbers.axes(x):
         return
-    given = content(node.inputs[1]) if len(node.inputs) > 1 else None
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
     old = even_parts(int(shape[axis]), len(node.outputs)) if given is None else given.reshape(-1).tolist()
     new = [
         numbers.axes(value)[axis].size if axis in numbers.axes(value) else size
@@ -145,10 +146,10 @@ def _bounds(numbers: _Numbers, node: Node) -> None:
     x = node.inputs[0]
     shape = None if x is None else numbers.found.shapes.get(x)
     given = [*node.inputs, None]
-    starts, ends = (content(given[index]) for index in (1, 2))
+    starts, ends = (constant(given[index]) for index in (1, 2))
     if shape is None or starts is None or ends is None:
         return
-    axes = content(given[3]) if given[3] is not None else None
+    axes = constant(given[3]) if given[3] is not None else None
     named = range(starts.size) if axes is None else [int(axis) % len(shape) for axis in axes.reshape(-1)]
     starts, ends = starts.reshape(-1).copy(), ends.reshape(-1).copy()
     changed = False
@@ -170,7 +171,7 @@ def _chosen(numbers: _Numbers, node: Node) -> None:
     shape = None if data is None else numbers.found.shapes.get(data)
     if data is not None and data.const_value is not None:
         shape = tuple(data.const_value.shape.numpy())
-    indices = content(node.inputs[1])
+    indices = constant(node.inputs[1])
     if shape is None or indices is None:
         return
     axis = int(attribute(node, "axis")) % len(shape)
@@ -187,10 +188,10 @@ def _amounts(numbers: _Numbers, node: Node) -> None:
     """A Pad puts fewer channels before and behind."""
     x = node.inputs[0]
     shape = None if x is None else numbers.found.shapes.get(x)
-    amounts = content(node.inputs[1])
+    amounts = constant(node.inputs[1])
     if shape is None or amounts is None or not numbers.axes(node.outputs[0]):
         return
-    axes = content(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
+    axes = constant(node.inputs[3]) if len(node.inputs) > 3 and node.inputs[3] is not None else None
     named = list(range(len(shape))) if axes is None else [int(axis) % len(shape) for axis in axes.reshape(-1)]
     starts, ends = pad_amounts(amounts.reshape(-1).tolist(), named, len(shape), 0)
     for axis, left in numbers.axes(node.outputs[0]).items():

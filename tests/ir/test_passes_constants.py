@@ -263,6 +263,40 @@ def test_the_value_of_a_weight_on_its_way_to_a_node():
     assert constant(None) is None
 
 
+def test_what_is_used_twice_is_computed_once():
+    nodes = [node("Add", f"w{place + 1}", f"w{place} w{place}") for place in range(40)]
+    graph = model({"x": [2]}, [*nodes, node("Mul", "y", "x w40")], ["y"], {"w0": np.float32([1, 3])}).graph
+    np.testing.assert_array_equal(constant(graph.node("y").inputs[1]), np.float32([2**40, 3 * 2**40]))
+
+
+def test_computed_weights_go_once_they_are_used():
+    nodes = [node("Neg", f"w{place + 1}", f"w{place}") for place in range(12)]
+    graph = model({"x": [1]}, [*nodes, node("Mul", "y", "x w12")], ["y"], {"w0": np.ones(1 << 18, np.float32)}).graph
+    tracemalloc.start()
+    found = constant(graph.node("y").inputs[1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.nbytes == 1 << 20
+    assert peak < 5 * found.nbytes  # not 12
+
+
+def test_values_far_from_the_input():
+    nodes = [node("Neg", f"v{place + 1}", f"v{place}") for place in range(1500)]
+    net = model({"v0": [2]}, [*nodes, node("Concat", "y", "v1500 v1500", axis=0)], ["y"])
+    varying = set()
+    assert constant(net.graph.node("y").inputs[0], varying) is None
+    assert varying == set(net.graph) - {net.graph.node("y")}
+    assert constant(net.graph.node("y").outputs[0], varying) is None
+    assert varying == set(net.graph)
+
+
+def test_nodes_in_a_circle_give_nothing():
+    graph = model({"x": [2]}, [node("Add", "a", "w w"), node("Add", "y", "x a")], ["y"], {"w": W[0]}).graph
+    np.testing.assert_array_equal(constant(graph.node("a").outputs[0]), 2 * W[0])
+    graph.node("a").replace_input_with(0, graph.node("a").outputs[0])
+    assert constant(graph.node("a").outputs[0]) is None
+
+
 def test_a_network_without_constants_keeps_all_its_nodes():
     net = resnet20(32)
     assert operators(fold_constants(net)) == operators(net)

@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mopruning.ir.passes import ShapeError, cost
 from mopruning.ir.passes.fold_batchnorm import fold_batchnorm
-from tests.ir.small_models import INT64, array, content, encoder, model, node, put, recurrent, resnet20, run
+from tests.ir.small_models import INT64, Weights, array, content, encoder, model, node, put, recurrent, resnet20, run
 
 
 def test_doctests():
@@ -159,6 +160,26 @@ def test_what_is_no_parameter_is_not_counted():
     report = cost(model({"x": ["N", 2, 4, 4]}, nodes, ["y"], weights))
     assert [(row.node, row.parameters) for row in report.rows] == [("y", 2)]
     assert report.rows[0].output == (1, 2, 8, 8)
+
+
+def test_many_products_of_computed_values():
+    """In blocks of attention, each of which has four ways from its output to its input."""
+    w, nodes, x = Weights(), [], "x"
+    for block in (f"{place}." for place in range(40)):
+        nodes += [node("MatMul", block + part, f"{x} {w.make(f'{block}{part}.weight', 4, 4)}") for part in "qkv"]
+        nodes += [
+            node("Transpose", f"{block}t", f"{block}k", perm=[0, 2, 1]),
+            node("MatMul", f"{block}scores", f"{block}q {block}t"),
+            node("Softmax", f"{block}soft", f"{block}scores"),
+            node("MatMul", f"{block}mixed", f"{block}soft {block}v"),
+            node("Add", f"{block}sum", f"{x} {block}mixed"),
+        ]
+        x = f"{block}sum"
+    net = model({"x": ["N", 3, 4]}, nodes, [x], w)
+    start = time.process_time()
+    report = cost(net)
+    assert time.process_time() - start < 2  # 4**40 ways cannot be walked one by one
+    assert report.macs == 40 * (3 * 3 * 4 * 4 + 2 * 3 * 3 * 4)
 
 
 def test_table_text_and_numbers_agree():
