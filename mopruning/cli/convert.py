@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -53,6 +52,7 @@ def convert(
     from mopruning.cli.convert_weights import convert_weights, holds_weights
     from mopruning.cli.notes import no_place
     from mopruning.cli.staging import bytes_of
+    from mopruning.cli.targets import check_free, shown
     from mopruning.model_files import check_readable, graph_format_of
 
     target = Path(os.path.abspath(target))
@@ -67,33 +67,18 @@ def convert(
         if options or ends or input_shape:
             option = next(iter(options | ends), "input-shape")
             raise FormatError(f"--{option} is for networks; {source} -> {target.name} converts weights alone")
-        _check_free(source, written, force)
+        check_free(read, written, force)
         note, dropped = convert_weights(source, target, check=not no_check)
     else:
         reader, writer = graph_format_of(source, from_), graph_format_of(target, to)
-        _check_free(source, writer.files(target), force)
+        check_free(read, writer.files(target), force)
         model = reader.read(source, **ends)
         note = _convert_network(model, (reader, source), (writer, target), options, input_shape or [], no_check)
         read, written = reader.files(source), writer.files(target)
     print(note)
     if dropped:
-        print(no_place(_shown(target), dropped))
-    print(f"{source}: {bytes_of(read):,} bytes -> {_shown(target)}: {bytes_of(written):,} bytes")
-
-
-def _shown(target: Path) -> str:
-    """Return a path as it would be typed here."""
-    return str(target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target)
-
-
-def _check_free(source: Path, written: tuple[Path, ...], force: bool) -> None:
-    """Refuse to write over the input, under whatever name, or over other files without leave."""
-    for file in written:
-        if file.exists() and os.path.samefile(source, file):
-            raise FileExistsError(errno.EEXIST, "is the input, which is never changed; name another OUT", str(file))
-        empty = file.is_dir() and not any(file.iterdir())
-        if os.path.lexists(file) and not empty and not force:
-            raise FileExistsError(errno.EEXIST, "exists; name another OUT or add --force", str(file))
+        print(no_place(shown(target), dropped))
+    print(f"{source}: {bytes_of(read):,} bytes -> {shown(target)}: {bytes_of(written):,} bytes")
 
 
 def _convert_network(

@@ -46,12 +46,14 @@ def prune(
     from mopruning.cli.opening import check_readable_suffix, files_of, is_network, open_file, trained, weights_alone
     from mopruning.cli.output import counted, show
     from mopruning.cli.staging import bytes_of
+    from mopruning.cli.targets import check_free
     from mopruning.report import sparsity as measure
 
     wanted = _recipe(recipe, granularity, sparsity)
     check_readable_suffix(source)
     read = files_of(source)
-    _check_target(read, files_of(target), force)
+    _check_there(read)
+    check_free(read, files_of(target), force)
     if weights_alone(source):
         _check_holds(source, target)
     opened = open_file(source)
@@ -136,18 +138,12 @@ def _recipe(path: Path | None, granularity: str | None, sparsity: float | None) 
     return recipe
 
 
-def _check_target(read: tuple[Path, ...], written: tuple[Path, ...], force: bool) -> None:
-    """Refuse to write over the input, under whatever name, or over another file without leave."""
+def _check_there(read: tuple[Path, ...]) -> None:
+    """Refuse to read what is not there, or is no file."""
     for file in read:
         if not file.is_file():
             strerror = "is no file" if file.exists() else "there is no such file"
             raise FileNotFoundError(errno.ENOENT, strerror, str(file))
-    for file in written:
-        if file.exists() and any(os.path.samefile(file, one) for one in read):
-            raise FileExistsError(errno.EEXIST, "is the input, which is never changed; name another OUT", str(file))
-        empty = file.is_dir() and not any(file.iterdir())
-        if os.path.lexists(file) and not empty and not force:
-            raise FileExistsError(errno.EEXIST, "exists; name another OUT or add --force", str(file))
 
 
 def _check_holds(source: Path, target: Path) -> None:

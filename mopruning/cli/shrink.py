@@ -63,7 +63,7 @@ def shrink(
     fixed = with_sizes(model, shapes)
     samples = [] if no_check else sample_shapes(fixed, shapes)  # before anything is written
     found = shrink_report(fixed)
-    smaller, lowered = (_by_stripes(found.model) if lower_stripes else (found.model, ()))
+    smaller, lowered = _by_stripes(found.model) if lower_stripes else (found.model, ())
     with staged(target) as path:
         writer.write(smaller, path)
         note = "not checked" if no_check else _check((reader, source), (writer, path), model, samples, target.name)
