@@ -53,6 +53,13 @@ NETWORKS: Mapping[str, Network] = {
         for depth in (8, 20, 32, 44, 56, 110)
     },
     **{
+        f"resnet{depth}x4_cifar": Network(
+            resnet_cifar, *_CIFAR, {"depth": depth, "stem": 32, "width": 64}, {"shortcut": ("conv",)}
+        )
+        for depth in (8, 32)
+    },
+    **{f"resnet{depth}_cifar": Network(resnet, *_CIFAR, {"depth": depth, "small": True}) for depth in (18, 34, 50)},
+    **{
         f"wrn{depth}_{width}_cifar": Network(wide_resnet, *_CIFAR, {"depth": depth, "width": width})
         for depth in (16, 40)
         for width in (1, 2)

@@ -16,13 +16,13 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 """Blocks in each of the four stages, by depth; from 50 on they are bottlenecks."""
 
 
-def resnet(net: Builder, x: Value, classes: int, depth: int, deep: bool = False) -> Value:
+def resnet(net: Builder, x: Value, classes: int, depth: int, deep: bool = False, small: bool = False) -> Value:
     """Define a ResNet that classifies; the parameters besides those of `features` are ``fc``."""
-    return classify(net, features(net, x, depth, deep), "avgpool", "fc", classes)
+    return classify(net, features(net, x, depth, deep, small), "avgpool", "fc", classes)
 
 
-def features(net: Builder, x: Value, depth: int, deep: bool = False) -> Value:
-    """Define the convolutions of a ResNet: the image at a 32nd of its size.
+def features(net: Builder, x: Value, depth: int, deep: bool = False, small: bool = False) -> Value:
+    """Define the convolutions of a ResNet: the image at a 32nd of its size, or an eighth with `small`.
 
     Parameter names are torchvision's: ``conv1``, ``bn1``, ``layer1.0.conv1``, ..., ``layer1.0.downsample.0`` and
     ``.1``. With `deep` they are timm's: ``conv1.0``, ``.1``, ``.3``, ``.4`` and ``.6``, and ``layer1.0.downsample.1``
@@ -33,14 +33,18 @@ def features(net: Builder, x: Value, depth: int, deep: bool = False) -> Value:
         x: Input image.
         depth: 18, 34, 50 or 101.
         deep: Whether three 3x3 convolutions replace the first 7x7 one and shortcuts average before they convolve.
+        small: Whether images are small, as CIFAR's: the first convolution is 3x3 and halves nothing, nor does a pool.
     """
-    if deep:
+    if small:
+        x = conv_bn(net, x, "conv1", "bn1", 64, 3, padding=1, relu="relu")
+    elif deep:
         x = conv_bn(net, x, "conv1.0", "conv1.1", 32, 3, stride=2, padding=1, relu="conv1.2")
         x = conv_bn(net, x, "conv1.3", "conv1.4", 32, 3, padding=1, relu="conv1.5")
         x = conv_bn(net, x, "conv1.6", "bn1", 64, 3, padding=1, relu="relu")
     else:
         x = conv_bn(net, x, "conv1", "bn1", 64, 7, stride=2, padding=3, relu="relu")
-    x = net.max_pool(x, "maxpool", 3, stride=2, padding=1)
+    if not small:
+        x = net.max_pool(x, "maxpool", 3, stride=2, padding=1)
     for stage, count in enumerate(BLOCKS[depth], start=1):
         for index in range(count):
             stride = 2 if stage > 1 and index == 0 else 1

@@ -1,4 +1,4 @@
-"""ResNets for CIFAR: three stages of 16, 32 and 64 channels.
+"""ResNets for CIFAR: three stages of 16, 32 and 64 channels, or of four times as many.
 
 Source: He et al., "Deep residual learning for image recognition", 2015, section 4.2.
 """
@@ -12,7 +12,9 @@ from mopruning.ir.geometry import image_of, shape_of
 from mopruning.ir.zoo.blocks import classify, conv_bn
 
 
-def resnet_cifar(net: Builder, x: Value, classes: int, depth: int, shortcut: str) -> Value:
+def resnet_cifar(
+    net: Builder, x: Value, classes: int, depth: int, shortcut: str, stem: int = 16, width: int = 16
+) -> Value:
     """Define a CIFAR ResNet of 6n + 2 layers.
 
     Parameter names are those of the public checkpoints: ``conv1``, ``bn1``, ``layer1.0.conv1``, ``layer1.0.bn1``,
@@ -25,27 +27,29 @@ def resnet_cifar(net: Builder, x: Value, classes: int, depth: int, shortcut: str
         depth: 6n + 2, for n blocks a stage.
         shortcut: Where the shape changes: "conv" is a 1x1 convolution without bias or normalisation; "A" takes every
             second row and column and adds channels of zeros, half of them before the old ones and half after.
+        stem: Channels of the first convolution.
+        width: Channels of the first stage; each further one has twice as many.
     """
-    x = conv_bn(net, x, "conv1", "bn1", 16, 3, padding=1, relu="relu")
-    for stage, channels in enumerate((16, 32, 64), start=1):
+    x = conv_bn(net, x, "conv1", "bn1", stem, 3, padding=1, relu="relu")
+    for stage, channels in enumerate((width, 2 * width, 4 * width), start=1):
         for index in range((depth - 2) // 6):
             path = f"layer{stage}.{index}"
-            widens = stage > 1 and index == 0
-            stride = 2 if widens else 1
+            stride = 2 if stage > 1 and index == 0 else 1
+            widens = index == 0 and (stage > 1 or stem != width)
             branch = conv_bn(
                 net, x, f"{path}.conv1", f"{path}.bn1", channels, 3, stride=stride, padding=1, relu=f"{path}.relu"
             )
             branch = conv_bn(net, branch, f"{path}.conv2", f"{path}.bn2", channels, 3, padding=1)
             if widens:
-                x = _shortcut(net, x, path, channels, shortcut)
+                x = _shortcut(net, x, path, channels, shortcut, stride)
             x = net.relu(net.add(branch, x, f"{path}.add"), f"{path}.relu")
     return classify(net, x, "avgpool", "linear", classes)
 
 
-def _shortcut(net: Builder, x: Value, path: str, channels: int, kind: str) -> Value:
-    """Halve the image and widen it to `channels`."""
+def _shortcut(net: Builder, x: Value, path: str, channels: int, kind: str, stride: int) -> Value:
+    """Make the image smaller by `stride`, 2 unless `kind` is "conv", and widen it to `channels`."""
     if kind == "conv":
-        return net.conv(x, f"{path}.downsample", channels, 1, stride=2)
+        return net.conv(x, f"{path}.downsample", channels, 1, stride=stride)
     old, height, width = image_of(x, path)
     batch, *_ = shape_of(x)
     name = f"{path}.downsample.slice"

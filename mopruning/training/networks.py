@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 SMALL: Mapping[str, str] = {
     **{f"wrn{depth}_{width}": f"wrn{depth}_{width}_cifar" for depth in (16, 40) for width in (1, 2)},
-    **{f"resnet{depth}": f"resnet{depth}_cifar" for depth in (8, 20, 32, 44, 56, 110)},
+    **{f"resnet{depth}": f"resnet{depth}_cifar" for depth in (8, 18, 20, 32, 34, 44, 50, 56, 110)},
+    **{f"resnet{depth}x4": f"resnet{depth}x4_cifar" for depth in (8, 32)},
     **{f"vgg{depth}": f"vgg{depth}_cifar" for depth in (8, 11, 13, 16)},
     "shufflenetv2": "shufflenet_v2_cifar",
     "mobilenetv2": "mobilenet_v2_cifar",
@@ -29,8 +30,11 @@ IMAGENET: Mapping[str, str] = {
 }
 """The same, of networks for ImageNet."""
 
-LINEAR_HEADS = frozenset({"fc", "last_linear"})
-"""Names of a last layer that the published program has as `last_linear`."""
+LINEAR_HEADS: Mapping[str, frozenset[str]] = {f"resnet{depth}": frozenset({"fc"}) for depth in (18, 34, 50, 101)}
+"""Published name of a network -> its last layer here, where the published program calls it `last_linear`."""
+
+TWO_SHORTCUTS = tuple(f"resnet{depth}" for depth in (8, 20, 32, 44, 56, 110))
+"""Published names of the networks whose shortcuts may be convolutions or paddings."""
 
 _HEADS = ("fc", "linear", "classifier", "last_linear")
 

@@ -15,6 +15,11 @@ FAMILIES = (
 )
 """One network of every kind; the others are the same with more layers or channels."""
 
+SIBLINGS = frozenset(
+    {*(f"resnet{depth}_cifar" for depth in (18, 34, 50)), *(f"resnet{depth}x4_cifar" for depth in (8, 32))}
+)
+"""Networks so like others of the zoo that only long tests send them anywhere."""
+
 NAMES = zoo.names() if os.environ.get("MOPRUNING_LONG_TESTS") == "1" else FAMILIES
 """Where every network would cost minutes; MOPRUNING_LONG_TESTS=1 takes them all."""
 

@@ -25,7 +25,7 @@ from tests.backends.conversions import FRAMEWORKS, OUTPUTS, RING, Journey, batch
 from tests.backends.presence import require  # noqa: E402
 from tests.backends.pytorch_ir_networks import NETWORKS, outputs_of, sent  # noqa: E402
 from tests.backends.round_trips import BY_ONNX, CHAINS, TO_ONNX, Original, Trip, arrays, original, rounding, trips  # noqa: E402
-from tests.backends.small_zoo import NAMES, small_options, small_side  # noqa: E402
+from tests.backends.small_zoo import NAMES, SIBLINGS, small_options, small_side  # noqa: E402
 
 ZOO_CHAINS = (BY_ONNX, TO_ONNX)  # the first passes through a .mopir file, too
 
@@ -64,7 +64,10 @@ def by_frameworks(name: str, folder) -> None:
 
 
 WAYS = [
-    (name, way) for name in zoo.names() for way in (by_files, by_frameworks) if way is by_frameworks or name in NAMES
+    (name, way)
+    for name in zoo.names()
+    for way in (by_files, by_frameworks)
+    if name in NAMES or (way is by_frameworks and name not in SIBLINGS)
 ]
 
 

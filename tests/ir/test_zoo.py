@@ -22,7 +22,8 @@ from mopruning.ir.validation import validate  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 
 # Parameters and multiply-accumulates (convolutions and dense layers; one image of the usual size). The ResNets of CIFAR
-# are ManiDP's published figures; those of ImageNet agree with torchvision's model pages, resnet50_v1d with timm's.
+# are ManiDP's published figures; those of ImageNet agree with torchvision's model pages, resnet50_v1d with timm's. With
+# normalised shortcuts and 100 classes resnet8x4 and resnet32x4 would have 1,233,540 and 7,433,860, as others have them.
 PUBLISHED = {
     "mnist_cnn": (380_362, 3_941_440),
     "lenet5": (61_706, 416_520),
@@ -32,6 +33,11 @@ PUBLISHED = {
     "resnet44_cifar": (661_146, 97_436_288),
     "resnet56_cifar": (855_578, 125_747_840),
     "resnet110_cifar": (1_730_522, 253_149_824),
+    "resnet8x4_cifar": (1_209_514, 177_048_064),
+    "resnet32x4_cifar": (7_409_834, 1_083_017_728),
+    "resnet18_cifar": (11_173_962, 555_422_720),
+    "resnet34_cifar": (21_282_122, 1_159_402_496),
+    "resnet50_cifar": (23_520_842, 1_297_829_888),
     "wrn16_1_cifar": (175_066, 26_657_408),
     "wrn16_2_cifar": (691_674, 101_106_944),
     "wrn40_1_cifar": (563_930, 83_280_512),
@@ -63,6 +69,7 @@ PUBLISHED = {
     "resnet50_v1d_centernet": (30_090_004, 25_870_467_072),
 }
 SMALL = {name: 64 for name in PUBLISHED if zoo.NETWORKS[name].image[1] >= 224} | {"inception_v3": 75}
+SMALL |= {f"resnet{depth}_cifar": 16 for depth in (18, 34, 50)} | {"resnet32x4_cifar": 16}
 
 
 def shape(value):
@@ -201,6 +208,9 @@ NAMES = {
     "mnist_cnn": {"conv1.weight": (64, 1, 3, 3), "bn3.bias": (256,), "fc.weight": (10, 1024)},
     "lenet5": {"conv1.bias": (6,), "fc1.weight": (120, 400)},
     "resnet20_cifar": {"conv1.weight": (16, 3, 3, 3), "layer3.2.bn2.weight": (64,), "linear.bias": (10,)},
+    "resnet8x4_cifar": {"layer1.0.downsample.weight": (64, 32, 1, 1), "linear.weight": (10, 256)},
+    "resnet18_cifar": {"conv1.weight": (64, 3, 3, 3), "layer1.1.bn2.bias": (64,), "fc.weight": (10, 512)},
+    "resnet50_cifar": {"layer1.0.downsample.0.weight": (256, 64, 1, 1), "layer4.0.downsample.1.bias": (2048,)},
     "wrn40_2_cifar": {"block1.layer.0.convShortcut.weight": (32, 16, 1, 1), "block3.layer.5.bn1.weight": (128,)},
     "vgg16_cifar": {"block4.3.weight": (512, 512, 3, 3), "block4.4.bias": (512,), "classifier.weight": (10, 512)},
     "mobilenet_v2_cifar": {"blocks.0.0.conv.0.weight": (16, 16, 1, 1), "conv2.1.weight": (1280,)},
