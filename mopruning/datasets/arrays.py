@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -39,6 +40,25 @@ def read_npz(path: Path, split: str) -> Images:
                 return part_of(found, split) if pair in _WHOLE else found
     expected = " or ".join(name.format(split) for name, _ in _NAMES)
     raise FormatError(f"{where}: expected arrays {expected} or images, got {', '.join(entries) or 'none'}")
+
+
+def whole_numbers(source: Path | IO[bytes], where: str, names: Sequence[str]) -> dict[str, NumPyArray]:
+    """Read some of the arrays of a .npz file, which must be there and hold whole numbers.
+
+    Args:
+        source: The file.
+        where: What errors call it.
+        names: Of the arrays.
+
+    Raises:
+        FormatError: If one is missing, damaged, or holds something else.
+    """
+    with refusing(where, ".npz file", Exception), zipfile.ZipFile(source) as archive:
+        entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+        missing = [name for name in names if name not in entries]
+        if missing:
+            raise FormatError(f"{where}: expected arrays {', '.join(names)}, got {', '.join(entries) or 'none'}")
+        return {name: _npy(archive, entries[name], f"{where}: {name!r}") for name in names}
 
 
 def _npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> NumPyArray:

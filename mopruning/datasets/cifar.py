@@ -71,7 +71,7 @@ def _check_labels(labels: NumPyArray, classes: int, where: str) -> None:
         raise FormatError(f"{where}: labels from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}")
 
 
-def _planes(rows: NumPyArray) -> NumPyArray:
+def planes(rows: NumPyArray) -> NumPyArray:
     """Return rows of 3,072 bytes, red before green before blue, as images."""
     return rows.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
 
@@ -88,7 +88,7 @@ def _read_binary(version: Version, files: Sequence[File], beside: File | None) -
             raise FormatError(f"{file.where}: {len(content)} bytes are no whole number of {before + _BYTES}")
         rows = np.frombuffer(content, np.uint8).reshape(-1, before + _BYTES)
         _check_labels(rows[:, before - 1], version.classes, file.where)
-        parts.append((_planes(rows[:, before:]), rows[:, before - 1]))
+        parts.append((planes(rows[:, before:]), rows[:, before - 1]))
     names: list[str] = []
     if beside is not None:
         with refusing(beside.where, "text", UnicodeDecodeError):
@@ -110,23 +110,35 @@ def _read_pickled(version: Version, files: Sequence[File], beside: File | None) 
     parts = []
     for file in files:
         held = load_dict(file.content(), file.where)
-        pixels, labels = _entry(held, "data"), _entry(held, key)
-        if not isinstance(pixels, PickledArray):
-            raise FormatError(f"{file.where}: 'data' is a {type(pixels).__name__}, expected a NumPy array")
-        with refusing(f"{file.where}: 'data'", "array", Exception):
-            rows = pixels.array()
-        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != _BYTES:
-            raise FormatError(f"{file.where}: 'data' is {rows.dtype} {list(rows.shape)}, expected uint8 [n, {_BYTES}]")
-        parts.append((_planes(rows), _labels(labels, len(rows), version.classes, f"{file.where}: {key!r}")))
+        rows, labels = rows_of(held, file.where), entry(held, key)
+        parts.append((planes(rows), _labels(labels, len(rows), version.classes, f"{file.where}: {key!r}")))
     names: list[str] = []
     if beside is not None:
-        found = _entry(load_dict(beside.content(), beside.where), key.removesuffix("s") + "_names")
+        found = entry(load_dict(beside.content(), beside.where), key.removesuffix("s") + "_names")
         names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in found or ()]
         _check_names(names, version, beside.where)
     return _together(parts, names, version)
 
 
-def _entry(held: Mapping[Any, Any], key: str) -> Any:
+def rows_of(held: Mapping[Any, Any], where: str) -> NumPyArray:
+    """Return the images of a dict, "data", as rows of 3,072 bytes; an array of a pickle is checked.
+
+    Raises:
+        FormatError: If it holds something else.
+    """
+    pixels = entry(held, "data")
+    if isinstance(pixels, PickledArray):
+        with refusing(f"{where}: 'data'", "array", Exception):
+            pixels = pixels.array()
+    if not isinstance(pixels, np.ndarray):
+        raise FormatError(f"{where}: 'data' is a {type(pixels).__name__}, expected a NumPy array")
+    if pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != _BYTES:
+        raise FormatError(f"{where}: 'data' is {pixels.dtype} {list(pixels.shape)}, expected uint8 [n, {_BYTES}]")
+    return pixels
+
+
+def entry(held: Mapping[Any, Any], key: str) -> Any:
+    """Return an entry of a dict whose keys may be bytes; None where it is not there."""
     return held.get(key, held.get(key.encode()))  # bytes where Python 3 wrote it as such
 
 

@@ -27,6 +27,7 @@ _BROKEN = (tarfile.TarError, EOFError, OSError, ValueError, zlib.error)
 _SUBFOLDERS = (
     *("data", "raw", "mnist", "MNIST/raw", "FashionMNIST/raw", "package", "package/data"),
     *("cifar-10-batches-bin", "cifar-10-batches-py", "cifar-100-binary", "cifar-100-python"),
+    *("Imagenet32_train_npz", "Imagenet32_val_npz", "Imagenet32_train", "Imagenet32_val"),
 )
 
 

@@ -17,7 +17,7 @@ from mopruning.errors import FormatError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 _FORMATS = ("PNG", "JPEG", "BMP", "PPM")
-_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
+_NAMES = {"train": ("train", "training"), "test": ("test", "testing", "val", "val_", "valid", "validation")}
 _LARGEST = 1 << 26  # pixels; a damaged header may claim any number
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from mopruning.datasets import arrays, cifar, digits, folders, idx
+from mopruning.datasets import arrays, cifar, digits, folders, idx, imagenet32
 from mopruning.datasets.files import ARCHIVES, collect
 from mopruning.datasets.images import Images
 from mopruning.datasets.parts import SPLITS
@@ -25,6 +25,7 @@ PLACES = {
         *("cifar100", "cifar-100-binary", "cifar-100-python", "cifar-100-binary.tar.gz", "cifar-100-python.tar.gz"),
     ),
     "svhn": ("svhn", "SVHN"),
+    "imagenet_32x32": ("imagenet_32x32", "imagenet32", "Imagenet32", "ImageNet32"),
 }
 """Name of a set -> where it may lie in the folder of sets."""
 
@@ -42,8 +43,8 @@ def load(
     """Load one part of a data set; nothing is downloaded.
 
     Args:
-        name_or_path: "digits", which scikit-learn ships; "mnist", "fashion-mnist", "cifar10", "cifar100" or "svhn",
-            which are looked for in a folder; or the path of a folder, archive or file.
+        name_or_path: "digits", which scikit-learn ships; "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn" or
+            "imagenet_32x32", which are looked for in a folder; or the path of a folder, archive or file.
         split: "train" or "test".
         folder: Where named sets lie; by default what the environment variable MOPRUNING_DATA names.
         size: Height and width to which images out of class folders are scaled; others keep theirs.
@@ -92,10 +93,16 @@ def _read(path: Path, split: str, size: tuple[int, int] | None) -> Images:
         return arrays.read_svhn(path)
     if not path.is_dir() and not path.name.endswith(ARCHIVES):
         raise FormatError(f"{path}: expected a folder, .npz, .mat or {', '.join(ARCHIVES)}")
-    wanted = {*idx.names(split), *(name for version in cifar.VERSIONS for name in version.names(split))}
+    wanted = {
+        *idx.names(split),
+        *imagenet32.names(split),
+        *(name for version in cifar.VERSIONS for name in version.names(split)),
+    }
     files = collect(path, wanted)
     if idx.names(split).keys() & files.keys():
         return idx.read(files, split)
+    if files.keys() & {*imagenet32.names(split)}:
+        return imagenet32.read(files, split)
     for version in cifar.VERSIONS:
         if any(name in files for name in version.parts[split]):
             return version.images(files, split)
@@ -104,6 +111,6 @@ def _read(path: Path, split: str, size: tuple[int, int] | None) -> Images:
     if folders.class_folders(folders.split_folder(path, split) or path):
         return folders.read(path, split, size)
     raise FormatError(
-        f"{path}: no {split} part is recognised in it; expected idx or CIFAR files, {split}_32x32.mat, or images in "
-        "one folder a class"
+        f"{path}: no {split} part is recognised in it; expected idx, CIFAR or ImageNet32 files, {split}_32x32.mat, or "
+        "images in one folder a class"
     )

@@ -135,6 +135,20 @@ def cifar100_pickled(sets: Sets) -> dict[str, bytes]:
     return files | {"meta": pickled({"fine_label_names": [f"kind {i}" for i in range(100)], "coarse_label_names": []})}
 
 
+def imagenet32(sets: Sets, npy: bool) -> dict[str, bytes]:
+    parts = {f"train/train_data_batch_{i + 1}": sets["train"][i : i + 1] for i in range(10)}
+    files = {}
+    for name, part in (parts | {"val/val_data": sets["test"]}).items():
+        held = {"data": planes(part), "labels": part.labels + 1, "mean": planes(part).mean(0)}
+        folder, _, file = name.partition("/")
+        if npy:
+            files[f"Imagenet32_{folder}_npz/{file}.npz"] = npz(**held)
+        else:
+            listed = held | {"labels": held["labels"].tolist()}
+            files[f"Imagenet32_{folder}/{file}"] = pickle.dumps(listed, protocol=4)
+    return files
+
+
 def svhn(sets: Sets) -> dict[str, bytes]:
     from scipy.io import savemat
 
@@ -219,9 +233,12 @@ FORMS = (
     Form("CIFAR-100 binary", COLOUR, cifar100_binary, classes=100),
     Form("CIFAR-100 Python", COLOUR, cifar100_pickled, classes=100),
     Form("SVHN", COLOUR, svhn),
+    Form("ImageNet32", COLOUR, lambda sets: imagenet32(sets, True), classes=1000),
+    Form("ImageNet32 pickles", COLOUR, lambda sets: imagenet32(sets, False), classes=1000),
     Form("npz of Keras", COLOUR, lambda sets: one_npz(sets, "x_{} y_{}"), "set.npz"),
     Form("npz of MedMNIST", COLOUR, lambda sets: one_npz(sets, "{}_images {}_labels"), "set.npz"),
     Form("folders", COLOUR, lambda s: class_folders(s, {"train": "train", "test": "test"}), ordered=False),
     Form("folders, val", COLOUR, lambda s: class_folders(s, {"train": "train", "test": "val"}), ordered=False),
+    Form("folders, val_", COLOUR, lambda s: class_folders(s, {"train": "train", "test": "val_"}), ordered=False),
     Form("grey folders", GREY, lambda s: class_folders(s, {"train": "train", "test": "test"}), ordered=False),
 )

@@ -143,6 +143,14 @@ CASES: list[tuple[str, dict[str, bytes], str]] = [
     ("an empty PNG", {"test/a/1.png": huge_png(64, 64)}, r"1\.png: damaged, or no image"),
     ("no PNG", {"test/a/1.png": b"<html>"}, r"1\.png: damaged, or no image"),
     ("a new class", {"test/b/1.png": png(SQUARES[0]), "train/a/1.png": png(SQUARES[0])}, "train does not have: b"),
+    ("ImageNet32 floats", {"val_data": batch(data=np.zeros((2, 3072)))}, r"'data' is float64 \[2, 3072\]"),
+    ("ImageNet32 text", {"val_data": batch(labels="ab")}, "'labels': expected whole numbers, got a str"),
+    ("ImageNet32 0", {"val_data": batch(labels=[0, 1])}, "'labels': labels from 0 to 1, expected 1 to 1000"),
+    ("ImageNet32 1001", {"val_data": batch(labels=np.array([5, 1001]))}, "labels from 5 to 1001"),
+    ("ImageNet32 huge", {"val_data": batch(labels=[1, 10**30])}, "labels from 1 to 10{30}, expected"),
+    ("ImageNet32 two", {"val_data": batch(labels=[1])}, r"'labels': shape \[1\] for 2 images"),
+    ("ImageNet32 code", {"val_data": batch(labels=Hostile())}, r"val_data: refused: the pickle asks for \w+\.mkdir"),
+    ("ImageNet32 npz", {"val_data.npz": npz(data=np.zeros((2, 3072), np.uint8))}, "expected arrays data, labels, got"),
     ("mat", {"test_32x32.mat": b"nothing"}, "damaged, or no .mat file"),
     ("npz", {"": b"PK\3\4"}, r"damaged, or no \.npz file"),
     ("npz", {"": npz(a=SQUARES)}, "expected arrays x_test or test_images or images, got a"),
@@ -198,6 +206,13 @@ def test_missing_batches_are_named(tmp_path):
     (tmp_path / "data_batch_1.bin").write_bytes(bytes(3073))
     (tmp_path / "data_batch_4.bin").write_bytes(bytes(3073))
     with pytest.raises(FormatError, match=r"beside it: data_batch_2\.bin, data_batch_3\.bin, data_batch_5\.bin"):
+        load(tmp_path, "train")
+
+
+def test_missing_batches_of_imagenet32_are_named(tmp_path):
+    for number in range(1, 10):
+        (tmp_path / f"train_data_batch_{number}").write_bytes(b"")
+    with pytest.raises(FormatError, match=r"train_data_batch_1: files are missing beside it: train_data_batch_10$"):
         load(tmp_path, "train")
 
 
