@@ -32,7 +32,6 @@ from torch import Tensor, nn
 from mopruning import Recipe
 from mopruning.backends.pytorch import SGDSparse
 from mopruning.backends.pytorch.manidp import DynamicResNet, Training, checkpoint, network
-from mopruning.backends.pytorch.manidp.training import PRECISIONS
 from mopruning.counting import sparsity_of, zeros_of
 from mopruning.datasets import Images
 from mopruning.errors import FormatError, MopruningError, RecipeError, StateError
@@ -41,6 +40,7 @@ from mopruning.manidp.record import Record
 from mopruning.schedules import Polynomial
 from mopruning.training.checkpoints import Checkpoints
 from mopruning.training.data import Data
+from mopruning.training.precision import PRECISIONS
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -187,13 +187,10 @@ class StaticTraining(Training):
             rate = control.learning_rate(update)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
-            with self._autocast():
+            with self._precision.autocast():
                 logits = net(images, gates=False)
             loss = F.cross_entropy(logits.float(), labels)
-            self._optimizer.zero_grad()
-            self._scaler.scale(loss).backward()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+            self._precision.update(loss, self._optimizer)
             silence(net)
             with torch.no_grad():
                 right = (logits.argmax(1) == labels).sum()

@@ -11,17 +11,18 @@ import onnx_ir
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mopruning.backends.pytorch.checkpoint import load
 from mopruning.backends.pytorch.global_norm import normalise_globally
-from mopruning.backends.pytorch.ranks import Ranks
+from mopruning.backends.pytorch.precision import Precision
+from mopruning.backends.pytorch.ranks import Ranks, averaged
 from mopruning.backends.pytorch.trained_weights import to_mopir
 from mopruning.errors import FormatError, RecipeError, StateError
 from mopruning.ir.atomic import atomic
 from mopruning.training.accounting import Accounting, accounting
 from mopruning.training.data import Data
 from mopruning.training.loss import check_loss
+from mopruning.training.networks import LINEAR_HEADS
 from mopruning.training.rows import Row
 from mopruning.training.settings import GAMMA, Settings
 
@@ -39,6 +40,8 @@ class Training:
         arch: Its published name.
         model: The same network as an IR model, to write it as .mopir; its weights are replaced. None writes none.
         device: Where to train.
+        amp: A key of `training.precision.PRECISIONS`, for the forward pass of training; loss, weights and evaluations
+            are in float32 whatever it is.
         ranks: Processes that share each batch. Normalisations see the whole batch, so that they do what one would.
 
     Attributes:
@@ -59,6 +62,7 @@ class Training:
         arch: str,
         model: onnx_ir.Model | None = None,
         device: torch.device | str = "cpu",
+        amp: str = "none",
         ranks: Ranks | None = None,
     ) -> None:
         self.ranks, self.device = ranks or Ranks(), torch.device(device)
@@ -74,10 +78,8 @@ class Training:
         self._graph = model
         self._share = settings.batch_size // count
         self.updates = math.ceil(len(data.train) // count / self._share)
-        self._model = self.net
-        if count > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            self._model = DistributedDataParallel(self.net, devices)
+        self._model = averaged(self.net, self.device) if count > 1 else self.net
+        self._precision = Precision(amp, self.device)
         self._optimizer = torch.optim.SGD(
             self.net.parameters(), lr=settings.lr, momentum=settings.momentum, weight_decay=settings.wd
         )
@@ -102,7 +104,8 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint to go on from, which `torch.load(path, weights_only=True)` reads; whole or not at all."""
-        content = self._content() | {"training": self.record(), **self._own_state()}
+        own = {"training": self.record(), "scaler": self._precision.state_dict(), **self._own_state()}
+        content = self._content() | own
         with atomic(path) as temporary, temporary.open("wb") as stream:
             torch.save(content, stream)
 
@@ -117,7 +120,7 @@ class Training:
         content = load(path)
         if not isinstance(content, Mapping) or any(key not in content for key in _KEYS):
             raise FormatError(f"{path}: expected a checkpoint to go on from, with {', '.join(_KEYS)}")
-        now, then = self.record(), content["training"]
+        now, then = self.record(), {"amp": "none", **content["training"]}  # older ones know no other
         changed = [
             f"{name} {then.get(name)!r}, now {value!r}" for name, value in now.items() if then.get(name) != value
         ]
@@ -127,6 +130,7 @@ class Training:
         self.completed = int(content["epoch"])
         self._load_own_state(content)
         self._optimizer.load_state_dict(content["optimizer"])
+        self._precision.load_state_dict(content.get("scaler", {}))
 
     def write(self, path: Path, row: Row | None) -> None:
         """Write the network as published: weights, with optimizer, rate and accuracy."""
@@ -144,7 +148,8 @@ class Training:
     def record(self) -> dict[str, Any]:
         """Return what this training is, in plain values; one that goes on must be the same."""
         settings = vars(self.settings) | {"milestones": list(self.settings.milestones)}
-        return {"arch": self.arch, "normalize": self.data.normalize, "images": len(self.data.train), **settings}
+        about = {"normalize": self.data.normalize, "images": len(self.data.train), "amp": self._precision.amp}
+        return {"arch": self.arch, **about, **settings}
 
     def _end_epoch(self) -> bool:
         """Do what comes between training and evaluating; return whether the network may be kept as it is."""
@@ -176,7 +181,7 @@ class Training:
             name: (value.numel() - int(value.count_nonzero()), value.numel())
             for name, value in self.net.named_parameters()
         }
-        return accounting(counts)
+        return accounting(counts, LINEAR_HEADS.get(self.arch, ()))
 
     def _epoch(self, shown: Callable[[int, Tensor], None] | None) -> dict[str, float]:
         epoch, ranks = self.completed, self.ranks
@@ -189,11 +194,10 @@ class Training:
         batches = self.data.training(epoch, self._share, rank=ranks.rank, workers=ranks.count)
         for update, (pixels, numbers) in enumerate(batches):
             images, labels = (torch.from_numpy(one).to(self.device, non_blocking=True) for one in (pixels, numbers))
-            logits = self._model(images)
-            loss = F.cross_entropy(logits, labels)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
+            with self._precision.autocast():
+                logits = self._model(images)
+                loss = F.cross_entropy(logits.float(), labels)
+            self._precision.update(loss, self._optimizer)
             with torch.no_grad():
                 right = (logits.argmax(1) == labels).sum()
                 totals += torch.stack([torch.ones_like(right) * len(labels), right, loss * len(labels)]).double()

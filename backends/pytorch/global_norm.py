@@ -12,14 +12,15 @@ from torch import Tensor, nn
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` whose statistics, while training, are those of all processes, on any device.
 
-    It computes what `nn.SyncBatchNorm` does, which takes tensors on a GPU only (torch 2.13). All processes must have
-    equally many images.
+    It computes what `nn.SyncBatchNorm` does, which takes tensors on a GPU only (torch 2.13); images in half precision
+    are normalised in float32. All processes must have equally many.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise images [n, channels, height, width]."""
         if not self.training:
             return super().forward(x)
+        dtype, x = x.dtype, x.to(torch.promote_types(x.dtype, torch.float32))
         count = x.numel() // x.shape[1] * dist.get_world_size()
         mean = _summed(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
@@ -28,8 +29,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             self._remember(mean, variance * (count / max(1, count - 1)))
         normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
         if not self.affine:
-            return normalised
-        return normalised * self.weight[:, None, None] + self.bias[:, None, None]
+            return normalised.to(dtype)
+        return (normalised * self.weight[:, None, None] + self.bias[:, None, None]).to(dtype)
 
     def _remember(self, mean: Tensor, variance: Tensor) -> None:
         if self.running_mean is None or self.running_var is None:

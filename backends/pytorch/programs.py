@@ -35,7 +35,12 @@ def train_scratch(options: argparse.Namespace, device: torch.device, ranks: Rank
     model = _model(options)
     net, data = _net(options, model), _data(options)
     training = data_parallel.Training(
-        *(net, data, flags.settings(options)), arch=options.model, model=model, device=device, ranks=ranks
+        *(net, data, flags.settings(options)),
+        arch=options.model,
+        model=model,
+        device=device,
+        amp=options.amp,
+        ranks=ranks,
     )
     _run(training, options, device)
 
@@ -50,6 +55,7 @@ def prune(options: argparse.Namespace, device: torch.device, ranks: Ranks) -> No
         model=model,
         arch=options.model,
         device=device,
+        amp=options.amp,
         ranks=ranks,
     )
     _run(training, options, device)

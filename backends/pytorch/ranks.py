@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mopruning.errors import MopruningError, RecipeError
 
@@ -67,6 +69,23 @@ class Ranks:
     def share(self, count: int) -> slice:
         """Return which of `count` items, one after the other, are this process's."""
         return slice(count * self.rank // self.count, count * (self.rank + 1) // self.count)
+
+
+def averaged(net: nn.Module, device: torch.device, *, sync_buffers: bool = True) -> nn.Module:
+    """Return a network that all processes begin with alike, and whose gradients are averaged over them.
+
+    Args:
+        net: The network; its parameters and buffers become those of the first process, in place.
+        device: Where is trained.
+        sync_buffers: Whether buffers become those of the first process before every forward pass as well.
+    """
+    devices = [device] if device.type == "cuda" else None
+    if sync_buffers:
+        return DistributedDataParallel(net, devices)
+    # torch 2.13 warns of the older name, which also leaves buffers as they are in the beginning
+    known = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    options: dict[str, Any] = {"forward_sync_buffers" if known else "broadcast_buffers": False}
+    return DistributedDataParallel(net, devices, **options)
 
 
 def join(device: torch.device) -> Ranks:

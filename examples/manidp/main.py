@@ -15,11 +15,12 @@ from functools import partial
 import torch
 
 from mopruning.backends.pytorch.manidp import checkpoint, network
-from mopruning.backends.pytorch.manidp.training import PRECISIONS, Training
+from mopruning.backends.pytorch.manidp.training import Training
 from mopruning.backends.pytorch.ranks import Ranks, join, leave
 from mopruning.errors import MopruningError
 from mopruning.manidp import flags, program
 from mopruning.training.checkpoints import Checkpoints
+from mopruning.training.precision import PRECISIONS
 
 
 def main() -> None:
@@ -66,7 +67,8 @@ def run(options: argparse.Namespace, device: torch.device, ranks: Ranks) -> None
     data = flags.data(options)
     if options.pretrain_path and not options.resume:
         checkpoint.load_pretrained(net, flags.pretrained_file(options.pretrain_path, options.arch))
-    training = Training(net, data, settings, device=device, amp=options.amp, ranks=ranks)
+    begun = {"gate_scale": options.gate_scale, "pretrain_path": options.pretrain_path}
+    training = Training(net, data, settings, device=device, amp=options.amp, ranks=ranks, begun=begun)
     kept = Checkpoints("checkpoint.pth", partial(checkpoint.save, training), partial(checkpoint.restore, training))
     program.run(training, options, kept, str(device), first=ranks.first)
 

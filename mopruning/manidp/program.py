@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -35,6 +36,7 @@ class Training(ABC):
         settings: The numbers.
         control: The rules of time.
         updates: Optimizer updates of an epoch.
+        begun: What else `record` keeps of how it began, as far as it is known: `amp`, `gate_scale`, `pretrain_path`.
     """
 
     net: Any
@@ -42,6 +44,7 @@ class Training(ABC):
     settings: Settings
     control: Controller
     updates: int
+    begun: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def epoch(self, shown: Callable[[int, Any], None] | None = None) -> dict[str, float]:
@@ -69,7 +72,7 @@ class Training(ABC):
     @property
     def record(self) -> Record:
         """What this training is."""
-        return Record(self.net.structure, self.settings, self.data.normalize)
+        return Record(self.net.structure, self.settings, self.data.normalize, **self.begun)
 
     @property
     def completed(self) -> int:

@@ -12,15 +12,20 @@ from mopruning.manidp.settings import Settings
 from mopruning.manidp.states import described, description
 from mopruning.manidp.structure import Structure
 
+_LATER = ("amp", "gate_scale", "pretrain_path")  # what checkpoints of earlier versions do not say
+
 
 @dataclass(frozen=True)
 class Record:
-    """What a training was.
+    """What a training was. What is None is not known, and not compared.
 
     Args:
         structure: Its network's.
         settings: Its numbers.
         normalize: How its images were normalised, a key of `data.NORMALIZATIONS`.
+        amp: What its network was computed in, a key of `training.precision.PRECISIONS`.
+        gate_scale: What the gates' second layers were multiplied by in the beginning.
+        pretrain_path: Where the weights that it began with lay, as it was said.
 
     >>> from mopruning.manidp.structure import structure
     >>> record = Record(structure("dyresnet20"), Settings(epochs=3), "cifar")
@@ -31,6 +36,9 @@ class Record:
     structure: Structure
     settings: Settings
     normalize: str
+    amp: str | None = None
+    gate_scale: float | None = None
+    pretrain_path: str | None = None
 
     def values(self) -> dict[str, Any]:
         """Return plain values, for a file; `of` reads them."""
@@ -38,6 +46,7 @@ class Record:
             "structure": description(self.structure),
             "settings": dataclasses.asdict(self.settings),
             "normalize": self.normalize,
+            **self.begun,
         }
 
     @classmethod
@@ -48,9 +57,18 @@ class Record:
             StateError: If an entry is missing or out of range.
         """
         try:
-            return cls(described(values["structure"]), Settings(**values["settings"]), str(values["normalize"]))
+            later = {name: values[name] for name in _LATER if name in values}
+            if any(not isinstance(value, float if name == "gate_scale" else str) for name, value in later.items()):
+                raise TypeError(later)
+            known = described(values["structure"]), Settings(**values["settings"]), str(values["normalize"])
+            return cls(*known, **later)
         except (KeyError, TypeError, ValueError) as error:
             raise StateError(f"{where}: expected what a ManiDP training was: {error!r}") from error
+
+    @property
+    def begun(self) -> dict[str, Any]:
+        """What is known of how it began, and of its precision."""
+        return {name: getattr(self, name) for name in _LATER if getattr(self, name) is not None}
 
     def check_same(self, then: Record, where: str) -> None:
         """Raise StateError where a training that is to go on is another one than the saved one.
@@ -59,9 +77,16 @@ class Record:
             then: What was saved.
             where: What errors call it.
         """
-        now, before = self.values(), then.values()
-        changed = {**now["settings"], "normalize": now["normalize"], **now["structure"]}
-        saved = {**before["settings"], "normalize": before["normalize"], **before["structure"]}
-        found = [f"{name} {saved[name]!r}, now {value!r}" for name, value in changed.items() if saved[name] != value]
+        now, saved = self._all(), then._all()
+        found = [
+            f"{name} {saved[name]!r}, now {value!r}"
+            for name, value in now.items()
+            if saved[name] != value and not (name in _LATER and None in (value, saved[name]))
+        ]
         if found:
             raise StateError(f"{where}: was written by a training with {'; '.join(found)}")
+
+    def _all(self) -> dict[str, Any]:
+        values = self.values()
+        later = {name: getattr(self, name) for name in _LATER}
+        return {**values["settings"], "normalize": self.normalize, **values["structure"], **later}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-
-from mopruning.training.networks import LINEAR_HEADS
 
 
 @dataclass(frozen=True)
@@ -28,22 +26,23 @@ class Accounting:
         return f"sparsity: ConvLayer {conv}, LinearLayer {linear}, overall {self.overall:.4%}"
 
 
-def accounting(counts: Mapping[str, tuple[int, int]]) -> Accounting:
+def accounting(counts: Mapping[str, tuple[int, int]], heads: Collection[str] = ()) -> Accounting:
     """Count as published: every parameter whose name has no "bias", so that scales of normalisations count as well.
 
-    What has "linear" in its name is linear, as is `fc`, which is `last_linear` there; all else, a VGG's `classifier`
-    among it, is convolution.
+    What has "linear" in its name is linear; all else, a VGG's `classifier` among it, is convolution.
 
     Args:
         counts: Name of a parameter -> how many of its numbers are zero, and how many it has.
+        heads: Modules that are called linear there and otherwise here; see `networks.LINEAR_HEADS`.
 
-    >>> print(accounting({"conv1.weight": (3, 4), "bn1.weight": (0, 2), "fc.weight": (0, 4), "fc.bias": (9, 9)}))
+    >>> counts = {"conv1.weight": (3, 4), "bn1.weight": (0, 2), "fc.weight": (0, 4), "fc.bias": (9, 9)}
+    >>> print(accounting(counts, {"fc"}))
     sparsity: ConvLayer 50.0000%, LinearLayer 0.0000%, overall 30.0000%
     """
     sums = {False: [0, 0], True: [0, 0]}
     for name, pair in counts.items():
         if "bias" not in name:
-            linear = "linear" in name or bool(LINEAR_HEADS.intersection(name.split(".")))
+            linear = "linear" in name or name.rpartition(".")[0] in heads
             sums[linear] = [one + more for one, more in zip(sums[linear], pair, strict=True)]
     conv, dense = (zeros / total if total else None for zeros, total in sums.values())
     zeros, total = (sum(column) for column in zip(*sums.values(), strict=True))

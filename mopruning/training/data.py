@@ -26,9 +26,12 @@ def _of_bytes(*values: float) -> tuple[float, ...]:
     return tuple(value / 255 for value in values)
 
 
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 NORMALIZATIONS: Mapping[str, Statistics] = {
     "cifar": (_of_bytes(125.3, 123.0, 113.9), _of_bytes(63.0, 62.1, 66.7)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": _IMAGENET,
+    "imagenet_32x32": _IMAGENET,
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),

@@ -10,7 +10,8 @@ from typing import TypeAlias
 from mopruning.datasets.loading import VARIABLE
 from mopruning.errors import RecipeError
 from mopruning.training.data import NORMALIZATIONS
-from mopruning.training.networks import IMAGENET, SMALL, zoo_name
+from mopruning.training.networks import IMAGENET, SMALL, TWO_SHORTCUTS, zoo_name
+from mopruning.training.precision import PRECISIONS
 from mopruning.training.program import Outputs
 from mopruning.training.sets import SETS
 from mopruning.training.settings import Settings
@@ -79,6 +80,7 @@ def _parser(description: str, wd: float) -> argparse.ArgumentParser:
     add("--port", default="23456", help=_TORCHRUN)
     add("--local_rank", "--local-rank", type=int, default=-1, help=_TORCHRUN)
     add("--device", default="auto", choices=DEVICES, help="where to train; auto is cuda where there is one")
+    add("--amp", default="none", choices=PRECISIONS, help="precision that the network is computed in while it trains")
     add("--out", type=Path, default=Path("."), help="folder for checkpoints/ and the log")
     add("--shortcut", default="conv", choices=("conv", "A"), help="of resnet8 to resnet110: a convolution, or padding")
     add("--normalize", choices=sorted(NORMALIZATIONS), help="mean and deviation of images; without, the data set's")
@@ -100,8 +102,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
             raise RecipeError(f"--pretrained: torchvision has no networks for {options.dataset}; give --weight_file")
         if options.pretrained and getattr(options, "weight_file", None):
             raise RecipeError("--pretrained and --weight_file both say what to start from: give one")
-        if options.shortcut != "conv" and not _takes_shortcuts(options):
-            raise RecipeError(f"--shortcut {options.shortcut} is for resnet8 to resnet110 on small images")
+        if options.shortcut != "conv" and options.model not in TWO_SHORTCUTS:
+            raise RecipeError(f"--shortcut {options.shortcut} is for {', '.join(TWO_SHORTCUTS)}")
     except RecipeError as error:
         parser.error(str(error))
     return options
@@ -151,11 +153,6 @@ def config_file(options: Options) -> Path:
         known = ", ".join(sorted(file.name for file in options.configs.glob("*.yaml")))
         raise FileNotFoundError(f"--config_file: there is no {chosen}; in {options.configs} there are {known}")
     return chosen
-
-
-def _takes_shortcuts(options: Options) -> bool:
-    found = zoo_name(options.model, options.dataset)
-    return found.startswith("resnet") and found.endswith("_cifar")
 
 
 def _milestones(text: str) -> tuple[int, ...]:

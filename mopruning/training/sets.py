@@ -43,6 +43,7 @@ SETS: Mapping[str, DataSet] = {
     "fashion-mnist": DataSet(10, Augmentation()),
     "digits": DataSet(10),
     "imagenet": DataSet(1000),
+    "imagenet_32x32": DataSet(1000, Augmentation()),
 }
 """Every data set by name; images of ImageNet are cropped and mirrored as `PictureData` does."""
 

@@ -178,6 +178,7 @@ PUBLISHED = {
     "local_rank": -1,
     "resume": None,
     "seed": 0,
+    "amp": "none",  # not published
 }
 
 
@@ -215,7 +216,9 @@ def test_published_command_lines():
         (["--model", "squeezenet1_0"], "'squeezenet1_0' is unknown; did you mean"),
         (["--pretrained"], "torchvision has no networks for cifar10; give --weight_file"),
         (["--lr_decay_milestones", "a,b"], "expected epochs such as 40,70,90"),
-        (["--shortcut", "A"], "--shortcut A is for resnet8 to resnet110"),
+        (["--shortcut", "A"], "--shortcut A is for resnet8, resnet20, resnet32, resnet44, resnet56, resnet110"),
+        (["--shortcut", "A", "--model", "resnet18"], "--shortcut A is for resnet8"),
+        (["--amp", "fp8"], "invalid choice: 'fp8'"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, told, capsys):

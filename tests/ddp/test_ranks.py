@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from mopruning import ir  # noqa: E402
-from mopruning.errors import StateError  # noqa: E402
+from mopruning.errors import RecipeError, StateError  # noqa: E402
 from mopruning.training.agreement import check_agreement, digests  # noqa: E402
 from mopruning.training.rows import History  # noqa: E402
 from mopruning.training.soft_pruning import SoftPruning  # noqa: E402
@@ -149,11 +149,79 @@ def test_weights_grow_back_between_updates():
     assert int((one.net.get_parameter("conv2.weight") == 0).sum()) == 216
 
 
-def test_another_training_does_not_go_on(tmp_path):
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"soft": dataclasses.replace(SOFT, prune_freq=1)}, "prune_freq 2, now 1"),
+        ({"amp": "fp16"}, "amp 'none', now 'fp16'"),
+    ],
+)
+def test_another_training_does_not_go_on(other, told, tmp_path):
     training().save(tmp_path / "checkpoint.pth")
-    other = training(soft=dataclasses.replace(SOFT, prune_freq=1))
-    with pytest.raises(StateError, match=r"was written by a training with prune_freq 2, now 1$"):
-        other.restore(tmp_path / "checkpoint.pth")
+    with pytest.raises(StateError, match=f"was written by a training with {told}$"):
+        training(**other).restore(tmp_path / "checkpoint.pth")
+    older = torch.load(tmp_path / "checkpoint.pth", weights_only=True)
+    del older["training"]["amp"], older["scaler"]  # as they were when there was one precision
+    torch.save(older, tmp_path / "older.pth")
+    training().restore(tmp_path / "older.pth")
+    with pytest.raises(StateError, match=told):
+        training(**other).restore(tmp_path / "older.pth")
+
+
+# ---- precision
+
+
+def test_processes_share_a_training_in_half_precision(runs):
+    out, ends = runs
+    assert ends["half"] == [0, 0]
+    found, other, exact = state(out / "half"), state(out / "half", 1), state(out / "two")
+    for name, value in found["net"].items():
+        assert value.dtype == exact["net"][name].dtype
+        assert torch.equal(value, other["net"][name]), name
+    for name, mask in found["masks"].items():
+        assert not found["net"][name][~mask].any()
+    assert not torch.equal(found["net"]["conv1.weight"], exact["net"]["conv1.weight"])
+    for row, one in zip(log(out / "half").rows, log(out / "two").rows, strict=True):
+        assert row.loss == pytest.approx(one.loss, rel=0.05)
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_half_precision_goes_on_bit_for_bit(amp, tmp_path):
+    whole = training(amp=amp)
+    whole.begin()
+    seen = []
+    whole.net.register_forward_hook(lambda net, _, logits: seen.append((net.training, logits.dtype)))
+    before, after = whole.advance(), whole.advance()
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    assert set(seen) == {(True, half), (False, torch.float32)}  # evaluations are exact
+    assert after["loss"] < before["loss"]
+    first = training(amp=amp)
+    first.begin()
+    first.advance()
+    first.save(tmp_path / "checkpoint.pth")
+    second = training(amp=amp, seed=9)
+    second.restore(tmp_path / "checkpoint.pth")
+    assert second.advance() == after
+    for name, value in whole.net.state_dict().items():
+        assert torch.equal(second.net.state_dict()[name], value), name
+
+
+def test_other_precisions_are_told():
+    with pytest.raises(RecipeError, match="amp: 'bf32' is unknown; did you mean 'bf16'"):
+        training(amp="bf32")
+
+
+def test_an_update_that_overflows_is_left_out():
+    one = training(amp="fp16", soft=SoftPruning(5, 0, 1))
+    one.begin()
+    state = one._precision.state_dict()
+    one._precision.load_state_dict(state | {"scale": 1e38})
+    weights = {name: value.clone() for name, value in one.net.named_parameters()}
+    unchanged = []
+    one.advance(lambda *_: unchanged.append(all(torch.equal(v, weights[n]) for n, v in one.net.named_parameters())))
+    assert unchanged[0]
+    assert one._precision.state_dict()["scale"] < 1e38
+    assert int((one.net.get_parameter("conv2.weight") == 0).sum()) == 216
 
 
 def test_masks_that_one_process_lacks():

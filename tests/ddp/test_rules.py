@@ -12,13 +12,14 @@ import pytest
 
 from mopruning import NM, ir
 from mopruning.datasets import Images
+from mopruning.datasets.batches import Augmentation
 from mopruning.document import read_document
 from mopruning.errors import RecipeError, WeightError
 from mopruning.plan import Plan
 from mopruning.published import from_prune_ratio
 from mopruning.training.accounting import accounting
 from mopruning.training.loss import check_loss
-from mopruning.training.networks import IMAGENET, SMALL, own_names, zoo_name
+from mopruning.training.networks import IMAGENET, LINEAR_HEADS, SMALL, TWO_SHORTCUTS, own_names, zoo_name
 from mopruning.training.program import Outputs
 from mopruning.training.sets import SETS, in_colour, load_data
 from mopruning.training.settings import Settings
@@ -158,7 +159,8 @@ def test_resnet18_as_published():
     found, shapes = plan("resnet18_imagenet_irre", "resnet18")
     counts = {name: (0, math.prod(shape)) for name, shape in shapes.items()}
     counts |= {row.name: (ours(row), math.prod(row.shape)) for row in found.pruned}
-    told = accounting(counts)
+    told = accounting(counts, LINEAR_HEADS["resnet18"])
+    assert accounting(counts).linear is None  # in other networks, fc is what the published program counts it as
     assert (round(told.overall, 4), round(told.conv, 4), round(told.linear, 4)) == (0.7313, 0.7556, 0.2)
 
 
@@ -175,6 +177,11 @@ def test_every_network_is_in_the_zoo():
     assert {*SMALL.values(), *IMAGENET.values()} <= set(ir.zoo.names())
     with pytest.raises(RecipeError, match=r"--model for cifar10: 'squeezenet1_0' is unknown; did you mean"):
         zoo_name("squeezenet1_0", "cifar10")
+    assert (zoo_name("resnet18", "cifar10"), zoo_name("resnet18", "imagenet")) == ("resnet18_cifar", "resnet18")
+    assert zoo_name("resnet8x4", "imagenet_32x32") == "resnet8x4_cifar"
+    with_two = {name for name, zoo in SMALL.items() if len(ir.zoo.NETWORKS[zoo].choices.get("shortcut", ())) > 1}
+    assert with_two == set(TWO_SHORTCUTS)
+    assert LINEAR_HEADS.keys() <= IMAGENET.keys() & {*SMALL, "resnet101"}
 
 
 def test_a_wrong_name_is_not_made_right():
@@ -208,7 +215,39 @@ def test_digits_are_there_without_a_folder(tmp_path):
     pixels, _ = next(found.plain(found.test, 360))
     assert pixels.shape == (360, 3, 32, 32)
     assert abs(float(pixels.mean())) < 0.05
-    assert set(SETS) == {"cifar10", "cifar100", "svhn", "mnist", "fashion-mnist", "digits", "imagenet"}
+    published = {"mnist", "cifar10", "cifar100", "svhn", "imagenet", "imagenet_32x32"}
+    assert set(SETS) == published | {"fashion-mnist", "digits"}
+
+
+@pytest.mark.parametrize("root", [".", "ImageNet32"])
+def test_downsampled_imagenet_is_found_by_its_published_name(root, tmp_path):
+    folder = tmp_path / root
+    for part in ("train", "val"):
+        (folder / f"Imagenet32_{part}_npz").mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (21, 3072), np.uint8)
+    for number in range(10):
+        rows = slice(2 * number, 2 * number + 2)
+        file = folder / f"Imagenet32_train_npz/train_data_batch_{number + 1}.npz"
+        np.savez(file, data=pixels[rows], labels=np.array([1000, number + 1]), mean=pixels.mean(0))
+    np.savez(folder / "Imagenet32_val_npz/val_data.npz", data=pixels[20:], labels=np.array([7]))
+    found = load_data("imagenet_32x32", tmp_path)
+    assert (len(found.train), len(found.test), found.normalize) == (20, 1, "imagenet_32x32")
+    assert (found.augmentation, SETS["imagenet_32x32"].classes) == (Augmentation(), 1000)
+    np.testing.assert_array_equal(found.train.images[5].transpose(2, 0, 1).reshape(-1), pixels[5])
+    assert found.train.labels[:4].tolist() == [999, 0, 999, 1]
+    assert found.test.labels.tolist() == [6]
+
+
+def test_imagenet_lies_in_the_published_folders(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for number, part in enumerate(("train", "val_")):
+        (tmp_path / "ImageNet1K" / part / "n01").mkdir(parents=True)
+        image.new("RGB", (60, 50), (number, 0, 0)).save(tmp_path / "ImageNet1K" / part / "n01/0.png")
+    found = load_data("imagenet", tmp_path, side=32)
+    assert (len(found.train), len(found.test), found.normalize) == (1, 1, "imagenet")
+    pixels, labels = next(found.plain(found.test, 1))
+    assert (pixels.shape, labels.tolist()) == ((1, 3, 32, 32), [0])
+    np.testing.assert_allclose(pixels[0, 0], (1 / 255 - 0.485) / 0.229, rtol=1e-5)
 
 
 def test_files_of_a_training_that_goes_on():

@@ -60,10 +60,10 @@ def options(folder: Path, *, resume: bool = False) -> argparse.Namespace:
 
 
 def train(
-    ranks: Ranks, folder: Path, *, resume: bool = False, kill: tuple[int, int, int] | None = None
+    ranks: Ranks, folder: Path, *, resume: bool = False, kill: tuple[int, int, int] | None = None, amp: str = "none"
 ) -> PruningTraining:
     """Train as the program does; the process `kill[0]` is killed in epoch `kill[1]` at update `kill[2]`."""
-    one = training(ranks, seed=ranks.rank)  # the first one's weights are to be everyone's
+    one = training(ranks, seed=ranks.rank, amp=amp)  # the first one's weights are to be everyone's
     advance = one.advance
 
     def watched(shown: Callable[[int, object], None]) -> dict[str, object]:
@@ -141,6 +141,7 @@ def main() -> None:
     ends = {
         "one": forked(1, out / "one", usual),
         "two": forked(2, out / "two", usual),
+        "half": forked(2, out / "half", usual, amp="bf16"),
         "differ": forked(2, out / "differ", differ),
         # in the soft phase, where weights have grown back, and where masks are frozen
         "first": forked(2, out / "killed", usual, kill=(1, 2, 2)),

@@ -146,6 +146,24 @@ def test_killed_and_resumed_is_bit_identical(amp, tmp_path):
     assert whole.control.state_dict() == second.control.state_dict()
 
 
+def test_how_a_training_began_is_kept_and_precision_compared(tmp_path):
+    first = training(amp="bf16")
+    first.begun |= {"gate_scale": 0.5, "pretrain_path": "resnet20.th"}
+    checkpoint.save(first, tmp_path / "new.pth")
+    with pytest.raises(StateError, match=r"new\.pth: was written by a training with amp 'bf16', now 'none'$"):
+        checkpoint.restore(training(), tmp_path / "new.pth")
+    second = training(amp="bf16")
+    checkpoint.restore(second, tmp_path / "new.pth")
+    assert second.begun == first.begun
+    content = torch.load(tmp_path / "new.pth", weights_only=True)
+    for name in first.begun:
+        del content[name]
+    torch.save(content, tmp_path / "old.pth")
+    third = training(amp="fp16")
+    checkpoint.restore(third, tmp_path / "old.pth")
+    assert third.begun == {"amp": "fp16"}
+
+
 def test_a_checkpoint_needs_no_code(tmp_path):
     one = training()
     one.start()
@@ -243,6 +261,7 @@ def processes(count: int, out: Path, *arguments: str) -> list[dict[str, np.ndarr
     ]
     said = [process.communicate(timeout=240)[0].decode() for process in started]
     assert [process.returncode for process in started] == [0] * count, "\n".join(said)
+    assert not any("FutureWarning" in one for one in said), said[0]
     return [dict(np.load(f"{out}-{rank}.npz")) for rank in range(count)]
 
 

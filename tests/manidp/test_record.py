@@ -58,3 +58,26 @@ def test_the_same_training():
 def test_another_training_is_told(other, message):
     with pytest.raises(StateError, match=f"^file: was written by a training with {message}"):
         RECORD.check_same(dataclasses.replace(RECORD, **other), "file")
+
+
+BEGUN = {"amp": "bf16", "gate_scale": 0.5, "pretrain_path": "resnet20.th"}
+
+
+def test_how_it_began_is_kept():
+    whole = dataclasses.replace(RECORD, **BEGUN)
+    assert Record.of(json.loads(json.dumps(whole.values())), "file") == whole
+    assert whole.begun == BEGUN
+    for name, other in {"amp": "none", "gate_scale": 1.0, "pretrain_path": "other.th"}.items():
+        with pytest.raises(StateError, match=f"{name} {BEGUN[name]!r}, now {other!r}$"):
+            dataclasses.replace(whole, **{name: other}).check_same(whole, "file")
+        with pytest.raises(StateError, match="expected what a ManiDP training was"):
+            Record.of(whole.values() | {name: [1]}, "file")
+
+
+def test_what_older_checkpoints_do_not_say_is_not_compared():
+    whole = dataclasses.replace(RECORD, **BEGUN)
+    assert not BEGUN.keys() & RECORD.values().keys()  # which is what earlier versions wrote
+    older = Record.of(RECORD.values(), "file")
+    assert older.begun == {}
+    whole.check_same(older, "file")
+    older.check_same(whole, "file")

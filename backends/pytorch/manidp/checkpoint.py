@@ -44,7 +44,9 @@ def restore(training: Training, path: str | os.PathLike[str]) -> None:
         OSError: If it cannot be read.
     """
     content = read(path)
-    training.record.check_same(Record.of(content, str(path)), str(path))
+    saved = Record.of(content, str(path))
+    training.record.check_same(saved, str(path))
+    training.begun = {"amp": training.begun["amp"], **saved.begun}
     load_state(training.net, content["state_dict"], str(path))
     training.load_state_dict(content["training"])
 

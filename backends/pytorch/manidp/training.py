@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -11,20 +10,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from mopruning.backends.pytorch.manidp.losses import losses
 from mopruning.backends.pytorch.manidp.networks import Details, DynamicResNet
-from mopruning.backends.pytorch.ranks import Ranks
+from mopruning.backends.pytorch.precision import Precision
+from mopruning.backends.pytorch.ranks import Ranks, averaged
 from mopruning.datasets import Images
 from mopruning.errors import RecipeError
 from mopruning.manidp import Controller, Evaluation, Settings, program
 from mopruning.training.data import Data
 
 NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
-
-PRECISIONS: Mapping[str, torch.dtype | None] = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Value of --amp -> dtype of what autocast does in lower precision."""
 
 _AT_ONCE = 500  # images of an evaluation's batches
 
@@ -37,8 +33,9 @@ class Training(program.Training):
         data: The images.
         settings: The numbers.
         device: Where to train.
-        amp: A key of `PRECISIONS`. Gates, losses and evaluations are in float32 whatever it is.
+        amp: A key of `training.precision.PRECISIONS`. Gates, losses and evaluations are in float32 whatever it is.
         ranks: Processes that share each batch. Similarities are those of each process's own images.
+        begun: What the record keeps of how the network was made: its `gate_scale` and `pretrain_path`.
 
     Attributes:
         control: The rules of time.
@@ -57,6 +54,7 @@ class Training(program.Training):
         device: torch.device | str = "cpu",
         amp: str = "none",
         ranks: Ranks | None = None,
+        begun: Mapping[str, Any] | None = None,
     ) -> None:
         self.ranks = ranks or Ranks()
         self.device = torch.device(device)
@@ -68,11 +66,8 @@ class Training(program.Training):
         self._share = settings.batch_size // self.ranks.count
         self.updates = math.ceil(len(data.train) // self.ranks.count / self._share)
         self.control = Controller(settings, self.updates)
-        self._model: nn.Module = net
-        if self.ranks.count > 1:
-            # buffers are not to be those of the first process: each adds up saliencies of its own
-            devices = [self.device] if self.device.type == "cuda" else None
-            self._model = DistributedDataParallel(net, devices, broadcast_buffers=False)
+        # buffers are not to be those of the first process: each adds up saliencies of its own
+        self._model = averaged(net, self.device, sync_buffers=False) if self.ranks.count > 1 else net
         branch = [value for name, value in net.named_parameters() if "mb" in name]
         trunk = [value for name, value in net.named_parameters() if "mb" not in name]
         groups = [
@@ -81,8 +76,8 @@ class Training(program.Training):
         ]
         nesterov = settings.momentum > 0
         self._optimizer = torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
-        self._dtype = PRECISIONS[amp]
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=amp == "fp16")
+        self._precision = Precision(amp, self.device)
+        self.begun = {**(begun or {}), "amp": amp}
 
     def epoch(self, shown: Callable[[int, Tensor], None] | None = None) -> dict[str, float]:
         """Train an epoch; see `program.Training`."""
@@ -95,13 +90,10 @@ class Training(program.Training):
             rate = control.learning_rate(update)
             for group in self._optimizer.param_groups:
                 group["lr"] = rate
-            with self._autocast():
+            with self._precision.autocast():
                 details: Details = self._model(images, details=True)
             parts = losses(details, labels, limit, settings)
-            self._optimizer.zero_grad()
-            self._scaler.scale(parts.total).backward()
-            self._scaler.step(self._optimizer)
-            self._scaler.update()
+            self._precision.update(parts.total, self._optimizer)
             with torch.no_grad():
                 right = (details.logits.argmax(1) == labels).sum()
                 means = torch.stack([parts.total, parts.lasso, parts.graph]) * len(labels)
@@ -150,7 +142,7 @@ class Training(program.Training):
         return {
             "optimizer": self._optimizer.state_dict(),
             "controller": self.control.state_dict(),
-            "scaler": self._scaler.state_dict(),
+            "scaler": self._precision.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -161,18 +153,12 @@ class Training(program.Training):
         """
         self.control.load_state_dict(state["controller"])
         self._optimizer.load_state_dict(state["optimizer"])
-        if self._scaler.is_enabled() and state["scaler"]:
-            self._scaler.load_state_dict(state["scaler"])
+        self._precision.load_state_dict(state["scaler"])
 
     def _batches(self) -> Any:
         batches = self.data.training(self.control.epoch, self._share, rank=self.ranks.rank, workers=self.ranks.count)
         for images, labels in batches:
             yield tuple(torch.from_numpy(one).to(self.device, non_blocking=True) for one in (images, labels))
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, self._dtype)
 
     def _agree(self, totals: Tensor) -> list[float]:
         """Add up totals and saliencies over all processes, and average statistics of normalisations, in place."""
