@@ -26,7 +26,8 @@ from mopruning.ir.passes import cost
 
 RATIO = 0.5
 THREADS = 2
-WAYS = DENSE, RIVAL, OURS = "dense", "Torch-Pruning", "mopruning"
+LEAST = 0.95  # ratio at which next to no multiply-accumulates are left
+WAYS = DENSE, RIVAL, OURS, FLOOR = "dense", "Torch-Pruning", "mopruning", f"mopruning, {LEAST:.0%}"
 NETWORKS = {
     "VGG16": "vgg16_cifar",
     "ResNet-20": "resnet20_cifar",
@@ -97,8 +98,9 @@ def measure(name: str, repeats: int) -> Result:
     size = int(model.graph.inputs[0].shape[-1])  # type: ignore[index,arg-type]
     example = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     dense = settled(pytorch.from_ir(model))
-    masked, ours = shrunk(copy.deepcopy(dense), example)
-    networks = {DENSE: dense, RIVAL: cut(copy.deepcopy(dense), example, RATIO).eval(), OURS: ours}
+    masked, ours = shrunk(copy.deepcopy(dense), example, RATIO)
+    rival = cut(copy.deepcopy(dense), example, RATIO).eval()
+    networks = {DENSE: dense, RIVAL: rival, OURS: ours, FLOOR: shrunk(copy.deepcopy(dense), example, LEAST)[1]}
     with torch.no_grad():
         wanted, found = masked(example), ours(example)
     graphs = {way: pytorch.to_ir(network, example) for way, network in networks.items()}
@@ -134,10 +136,10 @@ def settled(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
-def shrunk(network: nn.Module, example: Tensor) -> tuple[nn.Module, nn.Module]:
-    """Return the network with half of its coupled filters zeroed, in place, and without them."""
+def shrunk(network: nn.Module, example: Tensor, ratio: float) -> tuple[nn.Module, nn.Module]:
+    """Return the network with a share of its coupled filters zeroed, in place, and without them."""
     groups = pytorch.filter_groups(network, example)
-    pytorch.Prune(network, recipe=Recipe(sparsity=RATIO, granularity="filter:group"), groups=groups).prune()
+    pytorch.Prune(network, recipe=Recipe(sparsity=ratio, granularity="filter:group"), groups=groups).prune()
     return network, pytorch.shrink(network, example).eval()
 
 
@@ -153,12 +155,18 @@ best of {repeats} rounds in which all take turns{bystanders}.
 
 ![Share of the dense network's multiply-accumulates and time]({name}.png)
 
-- *MACs* are multiply-accumulates of an image, in millions, of all three networks counted by `mopruning cost`; shares
+- *MACs* are multiply-accumulates of an image, in millions, of all of them counted by `mopruning cost`; shares
   are of the dense network. Times are of the network in PyTorch (eager, float32, evaluation) and of its ONNX file in
   onnxruntime, in milliseconds.
 - The shrunk networks compute what the masked ones do: outputs are at most {difference:.0e} of the largest apart.
 - Targets: not more MACs than the rival's, outputs within {close:g}, and at most {promise:g} times the share of the time
   that the share of MACs promises. {verdict}
+- Why time falls less than MACs: the last row of each network has {least:.0%} of its channels gone, and next to no MACs
+  left. What it still takes, {floors}, is calling the operators one by one, and no pruning shortens that: the smaller
+  a network and the more layers it has, the more of its time it is. PyTorch calls each operator from Python's side;
+  onnxruntime, which fuses normalisations and activations into convolutions, comes nearer to the promise. Besides,
+  what runs along channels without multiplying (normalisation, activation, sums, pooling, depthwise convolutions)
+  becomes half, not a quarter, and convolutions of few channels fill vector registers less.
 
 {machine}
 """
@@ -201,6 +209,12 @@ def report(results: list[Result], table: Table, missed: list[str], others: float
         difference=max(result.difference for result in results),
         close=CLOSE,
         promise=PROMISE,
+        least=LEAST,
+        floors=", ".join(
+            f"{one.torch[FLOOR] / one.torch[DENSE]:.2f} of the dense time in PyTorch and "
+            f"{one.runtime[FLOOR] / one.runtime[DENSE]:.2f} in onnxruntime for {one.name}"
+            for one in results
+        ),
         verdict="All are met." if not missed else "Missed: " + "; ".join(missed) + ".",
         machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
     )

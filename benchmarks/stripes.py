@@ -127,6 +127,8 @@ is of the dense one: below 1 is faster.
 - *MACs* counts the multiply-accumulates of the lowered one, shifts included, as `mopruning cost` does.
 - *By default* says whether `lower_stripes` lowers the convolution by its own count. The lines of single convolutions
   show what happens if it is lowered all the same; the network is lowered by default.
+- That count is one of a single thread. With two, dense convolutions of large images gain more from the second one than
+  stripes do, so at half of the stripes the whole network gains nothing.
 - Outputs differ by at most {difference:.0e} of the largest; wanted is {close:g}.
 
 {machine}
