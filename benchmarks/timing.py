@@ -83,7 +83,8 @@ def machine(*packages: str) -> dict[str, str]:
     """Describe what the figures depend on: processor, cores, memory, versions, command, date."""
     return {
         "date": date.today().isoformat(),
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        # of a path, what any machine has: a file's name and its folder's
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *map(_short, sys.argv[1:])]),
         "processor": _processor(),
         "cores": str(os.cpu_count()),
         "memory": _memory(),
@@ -91,6 +92,10 @@ def machine(*packages: str) -> dict[str, str]:
         "python": platform.python_version(),
         **{package: version(package) for package in packages},
     }
+
+
+def _short(word: str) -> str:
+    return "/".join(Path(word).parts[-2:]) if os.path.isabs(word) else word
 
 
 def _processor() -> str:
