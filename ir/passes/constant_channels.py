@@ -335,6 +335,7 @@ def _pad(known: ConstantChannels, node: Node) -> Floats | None:
     starts, ends = pad_amounts(
         amounts.reshape(-1).tolist(), None if axes is None else axes.reshape(-1).tolist(), x.ndim, 0
     )
+    channels = known.found.tracks.get(node.outputs[0], {})
     for axis, (front, back) in enumerate(zip(starts, ends, strict=True)):
         if min(front, back) < 0:
             return None
@@ -342,9 +343,11 @@ def _pad(known: ConstantChannels, node: Node) -> Floats | None:
             continue
         if attribute(node, "mode") != "constant":
             x = _alike(x, [axis])
-        elif x.shape[axis] == 1:
+        elif x.shape[axis] == 1 and not (axis in channels and isinstance(shape[axis], int)):
             x = np.where(x == fill, x, np.nan)
-        else:
+        else:  # of channels, what is added is known even where the others are not
+            if x.shape[axis] == 1:
+                x = np.repeat(x, int(shape[axis]), axis)
             x = np.pad(x, [(front, back) if other == axis else (0, 0) for other in range(x.ndim)], constant_values=fill)
     return x
 

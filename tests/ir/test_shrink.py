@@ -333,6 +333,19 @@ def test_a_sum_stays_where_one_part_is_not_zero():
     assert second.why == "not zero in a.weight; a constant that b needs"
 
 
+def test_channels_that_only_padding_adds_to_go_with_their_filters():
+    net = chain(
+        *(lambda w: conv(w, "a", "x", 4, 3), lambda w: conv(w, "b", "x", 8, 3, bias=False)),
+        *(node("Pad", "p", "a pads"), node("Add", "sum", "b p"), lambda w: conv(w, "y", "sum", 2, 8)),
+        pads=np.array([0, 2, 0, 0, 0, 2, 0, 0]),
+    )
+    zeroed(net, "b.weight", 0, 1, 3, 6)
+    found = shrink_report(net)
+    same(net, found.model)
+    assert [(row.left, row.zeros) for row in found.rows if row.parameter == "b.weight"] == [(5, 1)]
+    assert array(found.model, "a.weight").shape[0] == 4
+
+
 def test_a_network_of_zeros_keeps_one_channel_of_each():
     net = zoo.build("resnet8_cifar")
     shake(net)
