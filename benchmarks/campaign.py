@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from typing import Any
@@ -48,18 +48,28 @@ def campaign(description: str | None, name: str, networks: Sequence[str], measur
     parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} small networks, nothing written")
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted run ended")
     parser.add_argument("--page", action="store_true", help="write the page of what an interrupted run has measured")
+    parser.add_argument("--jobs", type=int, default=1, help="measure so many at a time; only times suffer")
     parser.add_argument("--check", action="store_true", help="exit 1 where something does not hold")
     given = parser.parse_args()
     names = given.names or (QUICK if given.quick else networks)
     whole = list(names) == list(networks)
-    parts = so_far(name) if given.page else measured(name, names, measure, resume=given.resume, anew=not whole)
+    if given.page:
+        parts = so_far(name)
+    else:
+        parts = measured(name, names, measure, resume=given.resume, anew=not whole, jobs=given.jobs)
     return Campaign(parts, names, whole, given.check)
 
 
 def measured(
-    name: str, networks: Sequence[str], measure: Callable[[str], Rows], *, resume: bool = False, anew: bool = False
+    name: str,
+    networks: Sequence[str],
+    measure: Callable[[str], Rows],
+    *,
+    resume: bool = False,
+    anew: bool = False,
+    jobs: int = 1,
 ) -> dict[str, Rows]:
-    """Measure networks one after the other, and return the rows of each.
+    """Measure networks in order, and return the rows of each.
 
     Args:
         name: Name of the benchmark; its figures so far are build/benchmarks/NAME.parts.json.
@@ -67,6 +77,7 @@ def measured(
         measure: A function of a module: network -> rows of plain values, which are kept as JSON.
         resume: Take over what an earlier, interrupted run has measured.
         anew: Measure all of these, and keep what is known of others.
+        jobs: How many at a time.
     """
     FIGURES.mkdir(parents=True, exist_ok=True)
     kept = FIGURES / f"{name}.parts.json"
@@ -75,9 +86,11 @@ def measured(
         found = {network: rows for network, rows in found.items() if network not in networks}
     left = [network for network in networks if network not in found]
     # a process for each: frameworks do not give memory back, and that of the largest networks would add up
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for network, rows in zip(left, pool.map(measure, left), strict=True):
-            found[network] = rows
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        coming = {pool.submit(measure, network): network for network in left}
+        for done in as_completed(coming):
+            network = coming[done]
+            found[network] = done.result()
             kept.write_text(json.dumps(found), encoding="utf-8")
             print(f"{network}: {len(found)} measured", flush=True)
     return {network: found[network] for network in networks}

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pretrained
 import torch
 from campaign import campaign
-from page import ROOT, Table, write
+from page import FIGURES, ROOT, Table, write
 from sessions import runner
 from timing import Side, interleaved, machine
 from torch import Tensor, nn
@@ -37,10 +37,16 @@ from mopruning.training.settings import Settings
 from mopruning.training.soft_pruning import SoftPruning
 
 NAME = "results"
-THREADS = 2
+THREADS = 2  # of what is timed
 REPEATS = 30
 
+AMP = "bf16"
+
 DENSE = "dense"
+TIME = "time"
+SHRUNK = ("filter", "torch-filter", "torch-pruning")
+"""Types whose channels are cut out, so that there is less to compute for any runtime."""
+
 TYPES: Mapping[str, str] = {
     "irregular": "unstructured",
     "bank": "bank:16",
@@ -72,6 +78,8 @@ class Subject:
         ratios: Prune type -> its ratios.
         untouched: Layers that are never pruned, but by "filter": the first one and the last.
         scratch: Epochs that it is trained for before it is pruned.
+        uncut: Modules whose outputs Torch-Pruning is told to leave. It takes the added channels of padded shortcuts for
+            channels of their own, and what it leaves of such a network does not run.
     """
 
     title: str
@@ -82,6 +90,7 @@ class Subject:
     ratios: Mapping[str, tuple[str, ...]]
     untouched: tuple[str, ...]
     scratch: int = 0
+    uncut: tuple[str, ...] = ()
 
 
 _TWO = {
@@ -107,6 +116,7 @@ SUBJECTS: Mapping[str, Subject] = {
         settings=Settings(epochs=5, batch_size=128, lr=0.02, milestones=(3, 4)),
         ratios=_TWO,
         untouched=("conv1.weight", "linear.weight"),
+        uncut=("conv1", *(f"layer{stage}.{block}.conv2" for stage in (1, 2, 3) for block in range(3))),
     ),
     "vgg16": Subject(
         *("VGG16 on CIFAR-10", pretrained.vgg16, "cifar10", "none"),
@@ -137,7 +147,13 @@ def cells(subject: str) -> list[str]:
     return [f"{subject}/{DENSE}/0", *own, *rivals]
 
 
-CELLS = tuple(cell for subject in SUBJECTS for cell in cells(subject))
+DENSE_CELLS = tuple(f"{subject}/{DENSE}/0" for subject in SUBJECTS)
+TIME_CELLS = tuple(f"{subject}/{TIME}/0" for subject in SUBJECTS)
+CELLS = (
+    *DENSE_CELLS,  # first: what is trained from scratch is what the others start from
+    *(cell for subject in SUBJECTS for cell in cells(subject) if cell not in DENSE_CELLS),
+    *TIME_CELLS,  # last: of the networks that the others have kept
+)
 
 
 # ---- one cell
@@ -145,8 +161,9 @@ CELLS = tuple(cell for subject in SUBJECTS for cell in cells(subject))
 
 def measure(cell: str) -> list[dict[str, Any]]:
     """Prune a network at once, fine-tune it, and say what it answers, weighs and costs."""
-    torch.set_num_threads(THREADS)
     name, kind, ratio = cell.split("/")
+    if kind == TIME:
+        return times(name)
     subject = SUBJECTS[name]
     folder = Path(os.environ[VARIABLE])
     data = images(subject)
@@ -154,12 +171,13 @@ def measure(cell: str) -> list[dict[str, Any]]:
     height, width, channels = data.train.images.shape[1:]
     example = torch.zeros(1, channels, height, width)
     training = trainings(subject, net, data, kind, ratio, example)
-    training.begin()
-    one_shot = training.accuracy()
+    if isinstance(training, PruningTraining):
+        training.update_masks()
+    one_shot = accuracy = training.accuracy()
     if kind != DENSE:
         for _ in range(subject.settings.epochs):
-            training.advance()
-    return [{"one_shot": one_shot, "accuracy": training.accuracy(), **weighed(name, kind, training.net, example)}]
+            accuracy = training.advance()["accuracy"]
+    return [{"one_shot": one_shot, "accuracy": accuracy, **weighed(cell, training.net, example)}]
 
 
 def images(subject: Subject) -> Data:
@@ -173,37 +191,37 @@ def started(name: str, subject: Subject, folder: Path, data: Data) -> nn.Module:
     torch.manual_seed(0)
     net = subject.start(folder)
     if subject.scratch:
-        kept = ROOT / "build" / "benchmarks" / f"{NAME}.{name}.pth"
-        if kept.exists():
-            net.load_state_dict(torch.load(kept, weights_only=True))
+        path = kept(f"{name}/{DENSE}/0", ".pth")
+        if path.exists():
+            net.load_state_dict(torch.load(path, weights_only=True))
         else:
             settings = replace(subject.settings, epochs=subject.scratch, milestones=(subject.scratch * 3 // 4,))
-            training = Training(net, data, settings, arch=name)
+            training = Training(net, data, settings, arch=name, amp=AMP)
             for _ in range(subject.scratch):
                 training.advance()
-            torch.save(net.state_dict(), kept)
+            torch.save(net.state_dict(), path)
     return net
 
 
 def trainings(subject: Subject, net: nn.Module, data: Data, kind: str, ratio: str, example: Tensor) -> Training:
     """Return what prunes the network so and fine-tunes it."""
     if kind in (DENSE, *RIVALS):
-        net = net if kind == DENSE else pruned_by_rival(net, kind, float(ratio), subject.untouched, example)
-        return Training(net, data, subject.settings, arch=subject.title)
+        net = net if kind == DENSE else pruned_by_rival(net, kind, float(ratio), subject, example)
+        return Training(net, data, subject.settings, arch=subject.title, amp=AMP)
     number = None if kind == "m:n" else float(ratio)
     recipe = Recipe(sparsity=number, granularity=TYPES[kind] or ratio, skip=subject.untouched)
     if kind == "filter":
         recipe = replace(recipe, skip=(), groups=pytorch.filter_groups(net, example))
     soft = SoftPruning(subject.settings.epochs, retrain_epoch=0)
-    return PruningTraining(net, data, subject.settings, recipe, soft, arch=subject.title)
+    return PruningTraining(net, data, subject.settings, recipe, soft, arch=subject.title, amp=AMP)
 
 
-def pruned_by_rival(net: nn.Module, rival: str, ratio: float, untouched: Sequence[str], example: Tensor) -> nn.Module:
+def pruned_by_rival(net: nn.Module, rival: str, ratio: float, subject: Subject, example: Tensor) -> nn.Module:
     """Prune a network in place as another program does, and return it."""
     if rival == "torch-pruning":
-        return cut(net, example, ratio)
+        return cut(net, example, ratio, subject.uncut)
     for name, module in net.named_modules():
-        if not isinstance(module, nn.Conv2d | nn.Linear) or f"{name}.weight" in untouched:
+        if not isinstance(module, nn.Conv2d | nn.Linear) or f"{name}.weight" in subject.untouched:
             continue
         if rival == "torch-unstructured":
             prune.l1_unstructured(module, "weight", ratio)  # type: ignore[no-untyped-call]
@@ -212,33 +230,48 @@ def pruned_by_rival(net: nn.Module, rival: str, ratio: float, untouched: Sequenc
     return net
 
 
-def weighed(name: str, kind: str, net: nn.Module, example: Tensor) -> dict[str, Any]:
-    """Return sparsity, bytes, multiply-accumulates and, of what shrinks, the time for an image."""
+def weighed(cell: str, net: nn.Module, example: Tensor) -> dict[str, Any]:
+    """Return sparsity, bytes and multiply-accumulates, and keep the network as .mopir."""
     for module in net.modules():
         if prune.is_pruned(module) and hasattr(module, "weight_orig"):  # type: ignore[no-untyped-call]
             prune.remove(module, "weight")  # type: ignore[no-untyped-call]
     net.eval()
-    smaller = pytorch.shrink(net, example).eval() if kind in ("filter", "torch-filter") else net
-    model = pytorch.to_ir(smaller, example)
-    costs = cost(model)
     weights = [value for value in net.parameters() if value.dim() > 1]
-    found: dict[str, Any] = {
-        "sparsity": sum(int((value == 0).sum()) for value in weights) / sum(value.numel() for value in weights),
+    sparsity = sum(int((value == 0).sum()) for value in weights) / sum(value.numel() for value in weights)
+    _, kind, _ = cell.split("/")
+    model = pytorch.to_ir(pytorch.shrink(net, example).eval() if kind in SHRUNK else net, example)
+    path = kept(cell, ".mopir")
+    ir.save(model, path)
+    costs = cost(model)
+    return {
+        "sparsity": sparsity,
         "parameters": costs.parameters,
         "macs": costs.macs,
         "effective_macs": costs.effective_macs,
+        "bytes": path.stat().st_size,
     }
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place, "net.mopir")
-        ir.save(model, path)
-        found["bytes"] = path.stat().st_size
-        if kind in ("filter", "torch-filter", "torch-pruning"):
-            dense = pytorch.to_ir(SUBJECTS[name].start(Path(os.environ[VARIABLE])).eval(), example)
-            image = example.numpy()
-            sides = {"dense": Side(runner(dense, THREADS, image)), "shrunk": Side(runner(model, THREADS, image))}
-            times = interleaved(sides, REPEATS)
-            found["time"] = times["shrunk"] / times["dense"]
+
+
+def times(name: str) -> list[dict[str, Any]]:
+    """Return, of each network whose channels were cut out, the time for an image as a share of the dense one's."""
+    found = []
+    for cell in cells(name):
+        if cell.split("/")[1] in SHRUNK:
+            models = {"dense": ir.load(kept(f"{name}/{DENSE}/0", ".mopir")), "shrunk": ir.load(kept(cell, ".mopir"))}
+            shape = models["dense"].graph.inputs[0].shape
+            assert shape is not None
+            image = np.zeros([size if isinstance(size, int) else 1 for size in shape], np.float32)
+            sides = {side: Side(runner(model, THREADS, image)) for side, model in models.items()}
+            best = interleaved(sides, REPEATS)
+            found.append({"cell": cell, "time": best["shrunk"] / best["dense"]})
     return found
+
+
+def kept(cell: str, suffix: str) -> Path:
+    """Return the file that a cell's network is kept in."""
+    path = FIGURES / NAME / (cell.replace("/", "-").replace(":", "_") + suffix)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 # ---- the page

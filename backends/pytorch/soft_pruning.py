@@ -62,10 +62,20 @@ class PruningTraining(data_parallel.Training):
     def begin(self) -> Sequence[str]:
         """Prune, and return what became of every parameter, of sparsity and of accuracy."""
         before = self.accuracy()
-        self._update_masks()
+        self.update_masks()
         rows = [row for row in self.plan.rows if row.granularity is not None or row.misfit]
         told = [" ".join(row.texts()) for row in rows]
         return [*told, str(self.sparsity()), f"Epoch=0 Acc {before:.2%} -> {self.accuracy():.2%}"]
+
+    def update_masks(self) -> None:
+        """Make masks of the weights as they are, zero what they leave out in place, and compare those of all processes.
+
+        Raises:
+            StateError: If the processes have different masks.
+        """
+        self._sparsifier = TorchSparsifier(self._weights, self.recipe)
+        self._sparsifier.step()
+        check_agreement(self.ranks.everyone(digests(self._sparsifier.pruner.masks)))
 
     def record(self) -> dict[str, Any]:
         """Return what this training is; see `data_parallel.Training`."""
@@ -87,14 +97,8 @@ class PruningTraining(data_parallel.Training):
 
     def _end_epoch(self) -> bool:
         if self.soft.updates(self.completed):
-            self._update_masks()
+            self.update_masks()
         return self.soft.sparse(self.completed)
-
-    def _update_masks(self) -> None:
-        """Make masks of the weights as they are, zero what they leave out in place, and compare them."""
-        self._sparsifier = TorchSparsifier(self._weights, self.recipe)
-        self._sparsifier.step()
-        check_agreement(self.ranks.everyone(digests(self._sparsifier.pruner.masks)))
 
     def _freeze(self) -> None:
         attach(self._optimizer, self._sparsifier)
