@@ -136,14 +136,11 @@ SUBJECTS: Mapping[str, Subject] = {
 
 
 def cells(subject: str) -> list[str]:
-    """Return the names of a network's cells: NETWORK/TYPE/RATIO, first the dense one, last the rivals'."""
+    """Return the names of a network's cells: NETWORK/TYPE/RATIO, first the dense one, last the rivals', at one ratio."""
     ratios = SUBJECTS[subject].ratios
     own = [f"{subject}/{kind}/{ratio}" for kind in TYPES for ratio in ratios[kind]]
-    rivals = [
-        f"{subject}/{rival}/{ratio}"
-        for rival in RIVALS
-        for ratio in ratios["irregular" if rival == "torch-unstructured" else "filter"]
-    ]
+    alike = {rival: "irregular" if rival == "torch-unstructured" else "filter" for rival in RIVALS}
+    rivals = [f"{subject}/{rival}/{ratios[kind][-1]}" for rival, kind in alike.items()]
     return [f"{subject}/{DENSE}/0", *own, *rivals]
 
 

@@ -81,6 +81,17 @@ def rankable(array: Array) -> Array:
     return array
 
 
+def native(array: Array) -> Array:
+    """Return the values of `array` as masks rank them: in place where they lie in host memory, `rankable`.
+
+    >>> native(np.array([1.5, 0.5], np.float16)).dtype
+    dtype('float32')
+    """
+    values = plain(array)
+    view = host_view(values)
+    return rankable(values if view is None else view)
+
+
 def all_finite(array: Array) -> bool:
     """Tell whether no element is NaN or infinite; integers always are finite."""
     xp = namespace(array)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import array_api_compat
 import numpy as np
 
-from mopruning.arrays import Array, host_view, like, namespace, on_host, plain, rankable
+from mopruning.arrays import Array, host_view, like, namespace, native, on_host, plain
 from mopruning.counting import zeros_of
 from mopruning.coupling import Coupled, FilterGroup
 from mopruning.masks import check_finite
@@ -131,13 +131,11 @@ class _Filters:
 
 
 def _filters(scores: Array, name: str) -> _Filters:
-    values = plain(scores)
-    host = host_view(values)
-    ranked = rankable(values if host is None else host)
+    ranked = native(scores)
     check_finite(ranked, name)
-    rows = namespace(ranked).reshape(ranked, (values.shape[0], -1))
+    rows = namespace(ranked).reshape(ranked, (ranked.shape[0], -1))
     scale = scale_of(rows, rows.shape[1])
-    return _Filters(on_host(sums_within(rows, (1,), scale)).reshape(-1), scale, _place(values))
+    return _Filters(on_host(sums_within(rows, (1,), scale)).reshape(-1), scale, _place(scores))
 
 
 def _keep_channels(group: FilterGroup, filters: Mapping[str, _Filters], sparsity: float) -> NumPyArray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import warnings
 
-from mopruning.arrays import Array, all_finite, host_view, like, namespace, plain, rankable
+import numpy as np
+
+from mopruning.arrays import Array, all_finite, like, namespace, native, plain
 from mopruning.counting import check_sparsity
 from mopruning.errors import GranularityWarning, RecipeError, WeightError
 from mopruning.granularity import NM, Granularity, parse_granularity
@@ -51,14 +53,13 @@ def mask(
         )
         return xp.ones_like(plain(scores), dtype=xp.bool)
     values = plain(scores)
-    on_host = host_view(values)
-    ranked = rankable(values if on_host is None else on_host)
+    ranked = native(values)
     check_finite(ranked, name)
     if math.prod(shape) == 0:
         return xp.ones_like(values, dtype=xp.bool)
     kept = granularity.keep(ranked, wanted)
     # a copy, for it may be a broadcast view, which no one can write into
-    return xp.asarray(kept, copy=True) if on_host is None else like(kept, values)
+    return like(kept, values) if isinstance(kept, np.ndarray) else xp.asarray(kept, copy=True)
 
 
 def check_finite(scores: Array, name: str | None) -> None:

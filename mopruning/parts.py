@@ -10,7 +10,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from mopruning.arrays import Array, count_true, host_view, like, namespace, plain, rankable
+from mopruning.arrays import Array, count_true, like, namespace, native, plain
 from mopruning.errors import RecipeError
 from mopruning.granularity.base import Granularity, Shape
 from mopruning.granularity.units import Units
@@ -57,7 +57,7 @@ class Parts:
             granularity = self._granularities.get(name)
             if granularity is not None and (reason := granularity.misfit(shape)):
                 raise RecipeError(f"{name} {shape} cannot be allocated to {granularity}: {reason}")
-            ranked = _native(values)
+            ranked = native(values)
             check_finite(ranked, name)
             self.shapes[name] = shape
             self._origins[name] = namespace(values).empty((0,), device=array_api_compat.device(values))
@@ -83,7 +83,7 @@ class Parts:
         return like(mask, self._origins[name]) if isinstance(mask, np.ndarray) else mask
 
     def _flat(self, name: str) -> Array:
-        ranked = _native(plain(self._scores[name]))
+        ranked = native(self._scores[name])
         granularity = self._granularities.get(name)
         if isinstance(granularity, Units):
             ranked = unit_means(ranked, granularity)
@@ -114,12 +114,6 @@ class Computed(Sequence[Array]):
                     del self._latest[next(iter(self._latest))]  # before the next is made, to hold two at most
                 self._latest[index] = self._compute(name)
             return self._latest[index]
-
-
-def _native(values: Array) -> Array:
-    """Return the values as `mask` ranks them: in place where they lie in host memory, with native comparisons."""
-    view = host_view(values)
-    return rankable(values if view is None else view)
 
 
 def unit_means(scores: Array, granularity: Units) -> Array:

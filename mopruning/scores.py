@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mopruning.arrays import Array, host_view, like, namespace, on_host, plain, rankable
+from mopruning.arrays import Array, host_view, like, namespace, native, on_host, plain, rankable
 from mopruning.errors import RecipeError, WeightError
 from mopruning.granularity.base import inputs_axis
 from mopruning.masks import check_finite
@@ -202,8 +202,7 @@ def lamp(scores: Array, *, name: str | None = None) -> Array:
     array([0.11111111, 1.        , 0.5       ])
     """
     values = plain(scores)
-    host = host_view(values)
-    ranked = rankable(values if host is None else host)
+    ranked = native(values)
     check_finite(ranked, name)
     xp = namespace(ranked)
     flat = xp.reshape(xp.astype(ranked, xp.float64), (-1,))
@@ -220,7 +219,7 @@ def lamp(scores: Array, *, name: str | None = None) -> Array:
         shares = (squares / squares[0]) / (sums / sums[0])  # both relative to the largest, for `integral` rescales
         result = xp.take(shares, _inverse(order))
     result = xp.reshape(result, tuple(ranked.shape))
-    return result if host is None else like(result, values)
+    return like(result, values) if isinstance(result, np.ndarray) else result
 
 
 def wanda(weights: Array, input_norms: Array) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mopruning.allocation import share_out
-from mopruning.arrays import Array, host_view, like, namespace, plain, rankable
+from mopruning.arrays import Array, like, namespace, native, plain
 from mopruning.batchnorm import scale_names
 from mopruning.counting import check_sparsity
 from mopruning.errors import RecipeError, StateError
@@ -174,9 +174,7 @@ class Sharded(Whole):
 
     def checked(self, name: str, scores: Array) -> Array:
         """Return scores in a dtype whose comparisons are native, or raise WeightError on all ranks."""
-        values = plain(scores)
-        host = host_view(values)
-        ranked = rankable(values if host is None else host)
+        ranked = native(scores)
         shard = self._shards.get(name)
         if shard is None:
             check_finite(ranked, name)
@@ -206,9 +204,7 @@ class _Parts:
         return kept_counts(Computed(self._flat, names), keep, self._exchange) if names else []
 
     def _flat(self, name: str) -> Array:
-        values = plain(self._scores[name])
-        host = host_view(values)
-        ranked = rankable(values if host is None else host)
+        ranked = native(self._scores[name])
         granularity, shard = self._granularities[name], self._place.shard(name)
         if isinstance(granularity, Units):
             if shard is None:

@@ -12,6 +12,7 @@ import pytest
 
 import mopruning
 from mopruning import NM, BankBalanced, Block, Channel, Filter, KernelPattern, Stripe, Unstructured, mask
+from mopruning.arrays import plain, rankable
 from mopruning.errors import GranularityWarning, RecipeError, WeightError
 from mopruning.granularity import Balanced
 
@@ -245,7 +246,7 @@ LAYOUTS = {
 def path(request, monkeypatch):
     """Run as it is, and as on a device whose memory NumPy cannot see."""
     if request.param:
-        monkeypatch.setattr("mopruning.masks.host_view", lambda array: None)
+        monkeypatch.setattr("mopruning.masks.native", lambda array: rankable(plain(array)))
 
 
 @pytest.mark.usefixtures("path")

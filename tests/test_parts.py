@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mopruning import allocation, parts, scores
+from mopruning import allocation, arrays, parts, scores
 from mopruning.allocation import global_masks, global_threshold, lamp_threshold
 from mopruning.errors import RecipeError, WeightError
 from mopruning.granularity import BankBalanced, Channel, Filter, Stripe, Unstructured
@@ -119,7 +119,7 @@ def assert_allocates_alike(convert, read):
 @pytest.fixture
 def elsewhere(monkeypatch):
     """Make arrays of other libraries look as if they lay on another device."""
-    for module in (parts, allocation, scores):
+    for module in (arrays, allocation, scores):
         monkeypatch.setattr(module, "host_view", lambda array: array if isinstance(array, np.ndarray) else None)
 
 

@@ -216,6 +216,6 @@ def _needed(value: onnx_ir.Value | None, why: str = "give") -> tuple[int, ...]:
         known = None if value is None or value.shape is None else [str(size) for size in value.shape]
         raise ShapeError(
             f"cost: the shape of {name!r} is open ({'unknown' if known is None else ', '.join(known)}); {why} the "
-            "inputs' sizes with image= or shapes="
+            "inputs' sizes: image= or shapes=, on the command line --input-shape"
         )
     return shape

@@ -21,17 +21,11 @@ def cost(
     Effective are the multiply-accumulates whose weight is not zero. A batch that is left open counts as 1.
     """
     from mopruning.cli.input_shapes import parse
+    from mopruning.ir import passes
     from mopruning.model_files import read_model
 
     model = read_model(file, from_)
-    shapes = parse(input_shape or [], model)
-    from mopruning.ir import passes
-    from mopruning.ir.passes import ShapeError
-
-    try:
-        report = passes.cost(model, shapes=shapes)
-    except ShapeError as error:
-        raise ShapeError(str(error).replace("image= or shapes=", "--input-shape")) from None
+    report = passes.cost(model, shapes=parse(input_shape or [], model))
     if json:
         from json import dumps
 

@@ -51,8 +51,6 @@ def report(
 
 
 def _measure(held: Contents, input_shape: list[str]) -> NetworkReport:
-    from dataclasses import replace
-
     from mopruning.ir.passes.report import report as of_network
     from mopruning.ir.passes.report import report_weights
 
@@ -63,18 +61,8 @@ def _measure(held: Contents, input_shape: list[str]) -> NetworkReport:
             raise InputShapeError(f"--input-shape: {held.files[0]} holds weights alone, which have no inputs")
         return report_weights(held.parameters)
     from mopruning.cli.input_shapes import parse
-    from mopruning.ir.passes import ShapeError
 
-    try:
-        found = of_network(held.model, shapes=parse(input_shape, held.model))
-    except ShapeError as error:
-        raise ShapeError(_spoken(str(error))) from None
-    return replace(found, without_cost=_spoken(found.without_cost))
-
-
-def _spoken(reason: str) -> str:
-    """Name the option where a reason names arguments of a function."""
-    return reason.replace("image= or shapes=", "--input-shape")
+    return of_network(held.model, shapes=parse(input_shape, held.model))
 
 
 def _print(found: NetworkReport, name: str, size: int) -> None:
