@@ -7,7 +7,6 @@ where a target is missed; `--folder` says where the large file to convert may li
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -18,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir
-from page import ROOT, Table, chart, write
+from page import ROOT, Table, chart, facts_table, verdict, write
 from safetensors.numpy import save_file
-from timing import Bystanders, Side, interleaved, machine
+from timing import Bystanders, Side, aside, command_line, interleaved, machine, tell
 
 from mopruning import BankBalanced, mask
 from mopruning.granularity import Granularity
@@ -323,9 +322,9 @@ def report(tables: Mapping[str, Table], speeds: Sequence[Speed], missed: Sequenc
     where = machine("numpy", "safetensors", "onnx-ir")
     text = PAGE.format(
         name="ir_files",
-        machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
+        machine=facts_table(where),
         command=where["command"],
-        verdict="All targets are met." if not missed else "Missed: " + "; ".join(missed) + ".",
+        verdict=verdict(missed),
         **{name: table.markdown() for name, table in tables.items()},
         **facts,
     )
@@ -341,13 +340,10 @@ def report(tables: Mapping[str, Table], speeds: Sequence[Speed], missed: Sequenc
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two rounds, a small file to convert, nothing written")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (15; 2 with --quick)")
+    parser = command_line(__doc__, "two rounds, a small file to convert", 15, 2)
     parser.add_argument("--folder", type=Path, default=None, help="where 9 GB of files may lie for a while")
     arguments = parser.parse_args()
-    repeats = arguments.repeats or (2 if arguments.quick else 15)
+    repeats = arguments.repeats
     tensors, tensor = (8, 16 << 20) if arguments.quick else (64, 64 << 20)
 
     sizes, speeds, memories = [], [], []
@@ -386,12 +382,9 @@ def main() -> int:
     missed = [f"{one.network}: {one.file / MB:.2f} MB, target {one.target / MB:g}" for one in sizes if not one.met]
     missed += [f"{one.what}: ratio {one.ratio:.2f}, target {one.target}" for one in speeds if not one.met]
     missed += [f"{one.what}: {one.taken / MB:.0f} MB" for one in (*memories, *converted) if not one.met]
-    for line in missed:
-        print("missed:", line)
-    if others is not None:
-        print(f"other processes kept {others:.2f} cores busy meanwhile")
+    tell(missed, others)
     if not arguments.quick:
-        note = "" if others is None else f"; other processes kept {others:.2f} cores busy meanwhile"
+        note = aside(others)
         report(tables, speeds, missed, repeats=repeats, bystanders=note, tensor=tensor / MB)
     return 1 if arguments.check and missed else 0
 

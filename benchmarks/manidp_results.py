@@ -21,7 +21,7 @@ import numpy as np
 from manidp_pictures import by_epoch, by_image, easy_and_hard
 from manidp_runs import Result, arch, command, dense_answers, label, read
 from manidp_static import differences
-from page import PAGES, Table, write
+from page import PAGES, Table, facts_table, write
 from timing import machine
 
 from mopruning.datasets import Images
@@ -210,7 +210,7 @@ def report(
     shown = table(result, static, dense)
     text = PAGE.format(
         name=NAME,
-        machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+        machine=facts_table(facts),
         written=facts["command"],
         count=f"{len(test):,}",
         accuracy=found.accuracy,

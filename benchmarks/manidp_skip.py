@@ -8,7 +8,6 @@ come from. `--checkpoint` measures trained gates, of a checkpoint that a trainin
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import sys
@@ -20,8 +19,8 @@ from pathlib import Path
 
 import torch
 from dynamic_networks import CALIBRATION, KEPT, Dense, Way, exported, label, opened, read_images, runtime, untrained
-from page import Table, chart, write
-from timing import SETTLE, Bystanders, Side, interleaved, machine
+from page import Table, chart, facts_table, verdict, write
+from timing import SETTLE, Bystanders, Side, aside, command_line, interleaved, machine, tell
 from torch import Tensor
 
 from mopruning.backends.pytorch.manidp import DynamicResNet, checkpoint
@@ -251,15 +250,12 @@ arrays do not overlap, nor hold the sums of several channels in registers, so th
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one network, 20 images, nothing written")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (3; 2 with --quick)")
+    parser = command_line(__doc__, "one network, 20 images", 3, 2)
     parser.add_argument(
         "--checkpoint", type=Path, action="append", default=[], help="trained gates, in place of a network's untrained"
     )
     arguments = parser.parse_args()
-    rounds = arguments.repeats or (2 if arguments.quick else 3)
+    rounds = arguments.repeats
     torch.set_num_threads(1)
     folder = os.environ.get("MOPRUNING_DATA")
     if not folder:
@@ -312,10 +308,7 @@ def main() -> int:
     missed += [
         f"{name}: logits differ by {found.difference:.1e}" for name, found in agreements.items() if not found.close
     ]
-    for line in missed:
-        print("missed:", line)
-    if others is not None:
-        print(f"other processes kept {others:.2f} cores busy meanwhile")
+    tell(missed, others)
     if not arguments.quick:
         report(results, agreements, tables, trained, missed, others, rounds)
     return 1 if arguments.check and missed else 0
@@ -347,13 +340,13 @@ def report(
         )
     text = PAGE.format(
         name=NAME,
-        machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+        machine=facts_table(facts),
         command=facts["command"],
         count=f"{COUNT:,}",
         rounds=rounds,
-        bystanders="" if others is None else f"; other processes kept {others:.2f} cores busy meanwhile",
+        bystanders=aside(others),
         gates=gates.strip(),
-        verdict="The target is met." if not missed else "Missed: " + "; ".join(missed) + ".",
+        verdict=verdict(missed, "The target is met."),
         distinct=" or ".join(f"{found.distinct:.0f} ({name})" for name, found in agreements.items()),
         masked_over_dense=f"{shown.times[MASKED] / shown.times[DENSE]:.1f}",
         **{name: f"{rate / 1e9:.0f}" for name, rate in rates.items()},

@@ -7,7 +7,6 @@ target is missed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tracemalloc
 from collections.abc import Callable, Mapping
@@ -17,9 +16,9 @@ from functools import partial
 import resnet50
 import rivals
 import torch
-from page import Table, chart, write
+from page import Table, chart, facts_table, verdict, write
 from rivals import BANK, BANK_SPARSITY, SPARSITY
-from timing import Bystanders, Side, interleaved, machine
+from timing import Bystanders, Side, aside, command_line, interleaved, machine, tell
 from torch import Tensor, nn
 
 from mopruning import mask
@@ -262,12 +261,8 @@ all groups, summed up without sign. (`prune.l1_unstructured` rounds 530,841.6 ze
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three layers, two rounds, nothing written")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (7; 2 with --quick)")
-    arguments = parser.parse_args()
-    repeats = arguments.repeats or (2 if arguments.quick else 7)
+    arguments = command_line(__doc__, "three layers, two rounds", 7, 2).parse_args()
+    repeats = arguments.repeats
     torch.set_num_threads(THREADS)
     arrays = resnet50.weights(only="layer4.2" if arguments.quick else "")
     weights = {name: torch.from_numpy(array) for name, array in arrays.items()}
@@ -299,23 +294,20 @@ def main() -> int:
         for way in ways
         if "ours" in way and row[way]
     ]
-    for line in missed:
-        print("missed:", line)
-    if others is not None:
-        print(f"other processes kept {others:.2f} cores busy meanwhile")
+    tell(missed, others)
 
     if not arguments.quick:
         facts = machine("numpy", "torch")
         text = PAGE.format(
             name="masks",
-            machine=Table("", ("what", "value"), [[key, f"{value}"] for key, value in facts.items()]).markdown(),
+            machine=facts_table(facts),
             command=facts["command"],
             threads=THREADS,
             repeats=repeats,
-            bystanders="" if others is None else f"; other processes kept {others:.2f} cores busy meanwhile",
+            bystanders=aside(others),
             layers=len(weights),
             size=sum(weight.numel() for weight in weights.values()),
-            verdict="All targets are met." if not missed else "Missed: " + "; ".join(missed) + ".",
+            verdict=verdict(missed),
             **{name: table.markdown() for name, table in tables.items()},
         )
         figures = {

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from campaign import Rows, campaign, counted
-from page import ROOT, Table, write
-from timing import machine
+from page import ROOT, Table, facts_table, verdict, write
+from timing import machine, tell
 
 sys.path.insert(0, str(ROOT))  # the tests hold what is shared with them
 from mopruning.ir import zoo
@@ -94,19 +94,17 @@ def main() -> int:
     pairs.print()
     networks.print()
     missed = [f"{one.network}, {one.source} to {one.target}: {text}" for one in found for text in one.problems()]
-    for line in missed:
-        print("missed:", line)
+    tell(missed)
     if asked.whole:
         where = machine("torch", "mxnet", "tensorflow-cpu", "mindspore", "onnx", "onnxruntime")
         where["command"] = "python benchmarks/matrix.py"
-        verdict = f"All {len(found)} conversions hold." if not missed else "Missed: " + "; ".join(missed) + "."
         text = PAGE.format(
-            machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
+            machine=facts_table(where),
             command=where["command"],
             which=counted([*asked.parts], asked.names),
             side=SIDE,
             limit=OUTPUTS,
-            verdict=verdict,
+            verdict=verdict(missed, f"All {len(found)} conversions hold."),
             pairs=pairs.markdown(),
             networks=networks.markdown(),
         )

@@ -7,7 +7,6 @@ target is missed.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,8 +14,8 @@ from typing import Any
 
 import resnet50
 import torch
-from page import Table, chart, write
-from timing import Bystanders, Side, interleaved, machine
+from page import Table, chart, facts_table, verdict, write
+from timing import Bystanders, Side, aside, command_line, interleaved, machine, tell
 from torch import nn
 from torch.optim import Optimizer
 
@@ -144,12 +143,8 @@ in force on all of them.
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="three layers, five rounds, nothing written")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (30; 5 with --quick)")
-    arguments = parser.parse_args()
-    repeats = arguments.repeats or (5 if arguments.quick else 30)
+    arguments = command_line(__doc__, "three layers, five rounds", 30, 5).parse_args()
+    repeats = arguments.repeats
     torch.set_num_threads(THREADS)
 
     bystanders = Bystanders()
@@ -159,10 +154,7 @@ def main() -> int:
     table = Table("Sparse over native step", columns, [result.row() for result in results])
     table.print()
     missed = [f"{r.name}: {r.ratio:.2f}, target {r.target:.2f}" for r in results if not r.met]
-    for line in missed:
-        print("missed:", line)
-    if others is not None:
-        print(f"other processes kept {others:.2f} cores busy meanwhile")
+    tell(missed, others)
     if not arguments.quick:
         report(results, table, missed, others, repeats)
     return 1 if arguments.check and missed else 0
@@ -173,17 +165,17 @@ def report(results: list[Result], table: Table, missed: list[str], others: float
     shapes = resnet50.shapes()
     text = PAGE.format(
         name="optimizer_step",
-        machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+        machine=facts_table(facts),
         command=facts["command"],
         threads=THREADS,
         repeats=repeats,
-        bystanders="" if others is None else f"; other processes kept {others:.2f} cores busy meanwhile",
+        bystanders=aside(others),
         layers=len(shapes),
         size=sum(torch.Size(shape).numel() for shape in shapes.values()),
         target=TARGET,
         frequency=FREQUENCY,
         steps=table.markdown(),
-        verdict="All targets are met." if not missed else "Missed: " + "; ".join(missed) + ".",
+        verdict=verdict(missed),
     )
     figures = {
         "machine": facts,

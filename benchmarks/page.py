@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,16 @@ class Table:
     def markdown(self) -> str:
         lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def facts_table(facts: Mapping[str, object]) -> str:
+    """Return what the figures depend on (`timing.machine`) as a table in Markdown."""
+    return Table("", ("what", "value"), [[key, f"{value}"] for key, value in facts.items()]).markdown()
+
+
+def verdict(missed: Sequence[str], met: str = "All targets are met.") -> str:
+    """Return the sentence of a page about its targets: `met`, or what was missed."""
+    return "Missed: " + "; ".join(missed) + "." if missed else met
 
 
 def write(name: str, text: str, figures: dict[str, Any], pages: Path = PAGES) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from page import FIGURES, Table, write
+from page import FIGURES, Table, facts_table, verdict, write
 from timing import Bystanders, machine
 
 from mopruning.permutation import kept, kept_at_best, search
@@ -232,7 +232,7 @@ def page(figures: dict[str, Any]) -> str:
     }
     lost = missed(figures)
     return PAGE.format(
-        machine=Table("", ("what", "value"), [[key, f"{value}"] for key, value in facts.items()]).markdown(),
+        machine=facts_table(facts),
         matrix=matrix_table(figures["matrix"]).markdown(),
         layers=layers_table(net).markdown(),
         others_matrix=others["matrix"],
@@ -243,7 +243,7 @@ def page(figures: dict[str, Any]) -> str:
         seconds=net["seconds"],
         cpu=net["cpu"],
         cores=facts["cores"],
-        verdict="Missed: " + "; ".join(lost) + "." if lost else "All targets are met.",
+        verdict=verdict(lost),
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pretrained
 import torch
 from campaign import campaign
-from page import FIGURES, ROOT, Table, write
+from page import FIGURES, ROOT, Table, facts_table, write
 from sessions import runner
 from timing import Side, interleaved, machine
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ SUBJECTS: Mapping[str, Subject] = {
 
 
 def cells(subject: str) -> list[str]:
-    """Return the names of a network's cells: NETWORK/TYPE/RATIO, first the dense one, last the rivals', at one ratio."""
+    """Return the names of a network's cells: NETWORK/TYPE/RATIO; first the dense one, last those of rivals."""
     ratios = SUBJECTS[subject].ratios
     own = [f"{subject}/{kind}/{ratio}" for kind in TYPES for ratio in ratios[kind]]
     alike = {rival: "irregular" if rival == "torch-unstructured" else "filter" for rival in RIVALS}
@@ -360,7 +360,7 @@ def main() -> int:
             command=facts["command"],
             threads=THREADS,
             parts="\n\n".join(part(subject, asked.parts) for subject in SUBJECTS),
-            machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+            machine=facts_table(facts),
         )
         write(NAME, text, {"machine": facts, "cells": asked.parts}, pages=ROOT / "docs")
     return 0

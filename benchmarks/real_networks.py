@@ -24,9 +24,9 @@ import numpy as np
 import torch
 from journeys import Arrival, NumPyArray, Row, from_file, from_module, predicted, prune_file, prune_module
 from package_files import ONNX_FILES, MissingError, Published, content
-from page import FIGURES, Table, write
+from page import FIGURES, Table, facts_table, verdict, write
 from pretrained import NETWORKS, Pretrained, scaled, sentences, tokenized
-from timing import machine
+from timing import machine, tell
 
 from mopruning.datasets import Images, load
 from mopruning.errors import MopruningError
@@ -246,12 +246,12 @@ def record(images: int) -> list[str]:
     where = machine("torch", "onnx", "onnx-ir", "onnxruntime", "numpy")
     where["command"] = "python benchmarks/real_networks.py --data FOLDER"
     text = PAGE.format(
-        machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
+        machine=facts_table(where),
         command=where["command"],
         images=f"{images:,}",
         ties=explained(rows),
         cosine=max((one.cosine for row in rows for one in (row.torch, row.onnxruntime) if one), default=0.0),
-        verdict="Every network arrives as it left." if not missed else "Missed: " + "; ".join(missed) + ".",
+        verdict=verdict(missed, "Every network arrives as it left."),
         labelled=table([row for row in rows if row.network in with_labels]).markdown(),
         others=table([row for row in rows if row.network not in with_labels]).markdown(),
     )
@@ -303,8 +303,7 @@ def main() -> int:
     missed = [f"{row.network} {row.pruned}" for row in rows if not row.met]
     if rows and not arguments.quick:
         missed = record(arguments.images)
-    for line in missed:
-        print("missed:", line)
+    tell(missed)
     return 1 if arguments.check and missed else 0
 
 

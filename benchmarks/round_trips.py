@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 from campaign import Rows, campaign, counted
-from page import ROOT, Table, write
-from timing import machine
+from page import ROOT, Table, facts_table, verdict, write
+from timing import machine, tell
 
 sys.path.insert(0, str(ROOT))  # the tests hold what is shared with them
 from mopruning.ir import zoo
@@ -76,21 +76,20 @@ def main() -> int:
     table = Table("Round trips", COLUMNS, [row(trip) for trip in found])
     table.print()
     missed = [f"{trip.network}, {trip.chain}: {text}" for trip in found for text in trip.problems()]
-    for line in missed:
-        print("missed:", line)
+    tell(missed)
     if asked.whole:
         where = machine("torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime") | {
             "threads": str(torch.get_num_threads())
         }
         where["command"] = "python benchmarks/round_trips.py"
         text = PAGE.format(
-            machine=Table("", ("what", "value"), [[key, value] for key, value in where.items()]).markdown(),
+            machine=facts_table(where),
             command=where["command"],
             which=counted([*asked.parts], asked.names),
             table=table.markdown(),
             outputs=OUTPUTS,
             losses=LOSSES,
-            verdict="Everything holds." if not missed else "Missed: " + "; ".join(missed) + ".",
+            verdict=verdict(missed, "Everything holds."),
         )
         write("round_trips", text, {"machine": where, "trips": [asdict(trip) for trip in found]})
     return 1 if asked.check and missed else 0

@@ -7,16 +7,15 @@ where a target is missed. The rival is `torch-pruning`, in the extra `test`.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from page import Table, chart, write
+from page import Table, chart, facts_table, verdict, write
 from sessions import runner
-from timing import Bystanders, Side, interleaved, machine
+from timing import Bystanders, Side, aside, command_line, interleaved, machine, tell
 from torch import Tensor, nn
 from torch_pruning_rival import cut
 
@@ -173,12 +172,8 @@ best of {repeats} rounds in which all take turns{bystanders}.
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two networks, five rounds, nothing written")
-    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (50; 5 with --quick)")
-    arguments = parser.parse_args()
-    repeats = arguments.repeats or (5 if arguments.quick else 50)
+    arguments = command_line(__doc__, "two networks, five rounds", 50, 5).parse_args()
+    repeats = arguments.repeats
     torch.set_num_threads(THREADS)
 
     bystanders = Bystanders()
@@ -187,10 +182,7 @@ def main() -> int:
     table = Table("Half of the channels gone", COLUMNS, [row for result in results for row in result.rows()])
     table.print()
     missed = [line for result in results for line in result.missed]
-    for line in missed:
-        print("missed:", line)
-    if others is not None:
-        print(f"other processes kept {others:.2f} cores busy meanwhile")
+    tell(missed, others)
     if not arguments.quick:
         report(results, table, missed, others, repeats)
     return 1 if arguments.check and missed else 0
@@ -204,7 +196,7 @@ def report(results: list[Result], table: Table, missed: list[str], others: float
         ratio=RATIO,
         threads=THREADS,
         repeats=repeats,
-        bystanders="" if others is None else f"; other processes kept {others:.2f} cores busy meanwhile",
+        bystanders=aside(others),
         table=table.markdown(),
         difference=max(result.difference for result in results),
         close=CLOSE,
@@ -215,8 +207,8 @@ def report(results: list[Result], table: Table, missed: list[str], others: float
             f"{one.runtime[FLOOR] / one.runtime[DENSE]:.2f} in onnxruntime for {one.name}"
             for one in results
         ),
-        verdict="All are met." if not missed else "Missed: " + "; ".join(missed) + ".",
-        machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+        verdict=verdict(missed, "All are met."),
+        machine=facts_table(facts),
     )
     write(NAME, text, {"machine": facts, "other processes, cores": others, "networks": [vars(one) for one in results]})
     shares = [

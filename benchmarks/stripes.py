@@ -1,21 +1,21 @@
 """Does computing only the kept stripes pay? Convolutions as VGG16 has them, and VGG16 itself, in onnxruntime.
 
 `python benchmarks/stripes.py` prints the table and writes docs/benchmarks/stripes.md, and the figures as JSON to
-build/benchmarks. `--quick` measures two layers with few repeats and writes nothing.
+build/benchmarks. `--quick` measures two layers with few repeats and writes nothing;
+`--check` exits 1 where outputs differ.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir
-from page import Table, write
+from page import Table, facts_table, write
 from sessions import session
-from timing import Bystanders, Side, interleaved, machine
+from timing import Bystanders, Side, aside, command_line, interleaved, machine, tell
 
 from mopruning import ir, mask
 from mopruning.ir.parameters import parameters
@@ -136,11 +136,8 @@ is of the dense one: below 1 is faster.
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two layers, three rounds, nothing written")
-    parser.add_argument("--repeats", type=int, default=None, help="rounds (20; 3 with --quick)")
-    arguments = parser.parse_args()
-    repeats = arguments.repeats or (3 if arguments.quick else 20)
+    arguments = command_line(__doc__, "two layers, three rounds", 20, 3).parse_args()
+    repeats = arguments.repeats
     bystanders, results = Bystanders(), []
     for sparsity in SPARSITIES:
         for inputs, outputs, image in LAYERS[-2:] if arguments.quick else LAYERS:
@@ -158,14 +155,16 @@ def main() -> int:
         text = PAGE.format(
             command=facts["command"],
             repeats=repeats,
-            bystanders="" if others is None else f"; other processes kept {others:.1f} cores busy meanwhile",
+            bystanders=aside(others),
             table=table.markdown(),
             difference=difference,
             close=CLOSE,
-            machine=Table("", ("what", "value"), [[key, value] for key, value in facts.items()]).markdown(),
+            machine=facts_table(facts),
         )
         write(NAME, text, figures)
-    return int(difference > CLOSE)
+    missed = [f"outputs differ by {difference:.0e} of the largest, wanted {CLOSE:g}"] if difference > CLOSE else []
+    tell(missed, others)
+    return 1 if arguments.check and missed else 0
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib.metadata import version
@@ -67,6 +68,46 @@ class Bystanders:
             return None
         wall, own, everyone = (after - before for after, before in zip(now, self._began, strict=True))
         return max(0.0, (everyone - own) / wall) if wall else 0.0
+
+
+def aside(others: float | None) -> str:
+    """Return the end of a page's sentence: what `Bystanders.cores` has counted."""
+    return "" if others is None else f"; {_busy(others)}"
+
+
+def _busy(others: float) -> str:
+    return f"other processes kept {others:.2f} cores busy meanwhile"
+
+
+def tell(missed: Sequence[str], others: float | None = None) -> None:
+    """Print what was missed, and how busy others kept the machine."""
+    for line in missed:
+        print("missed:", line)
+    if others is not None:
+        print(_busy(others))
+
+
+def command_line(description: str | None, quick: str, rounds: int, quick_rounds: int) -> argparse.ArgumentParser:
+    """Return the options of a benchmark that times: `quick`, `check` and `repeats`, how many rounds that are.
+
+    Args:
+        description: What the program says of itself.
+        quick: What --quick measures.
+        rounds: How many rounds there are unless --repeats says otherwise.
+        quick_rounds: And with --quick.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def parse_args(self, *given: Any, **options: Any) -> Any:
+            found = super().parse_args(*given, **options)
+            found.repeats = found.repeats or (quick_rounds if found.quick else rounds)
+            return found
+
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"{quick}, nothing written")
+    parser.add_argument("--check", action="store_true", help="exit 1 where a target is missed")
+    parser.add_argument("--repeats", type=int, default=None, help=f"rounds ({rounds}; {quick_rounds} with --quick)")
+    return parser
 
 
 def _clocks() -> tuple[float, float, float] | None:
