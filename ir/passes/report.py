@@ -17,6 +17,7 @@ from mopruning.ir.lazy import LazyArray, NumPyArray, lazy
 from mopruning.ir.parameters import Parameter, parameters, source
 from mopruning.ir.passes.cost import CostReport, cost
 from mopruning.ir.passes.shapes import Image, ShapeError
+from mopruning.ir.passes.shrink import shrink
 from mopruning.ir.stored_tensor import lazy_array
 from mopruning.report import SparsityReport, SparsityRow, sparsity
 
@@ -81,6 +82,8 @@ class NetworkReport:
         nonzeros: How many of them are not zero.
         cost: The multiply-accumulates of a network, with those that take no weight; None where they are not known.
         without_cost: Why they are not; "" where they are.
+        shrunk: The multiply-accumulates of what `shrink` leaves of a network with zero filters or channels; None where
+            it has none, or they are not known.
     """
 
     rows: tuple[LayerRow, ...]
@@ -88,6 +91,7 @@ class NetworkReport:
     nonzeros: int
     cost: CostReport | None = field(default=None, repr=False)
     without_cost: str = ""
+    shrunk: CostReport | None = field(default=None, repr=False)
 
     @property
     def counted(self) -> SparsityReport:
@@ -129,6 +133,8 @@ class NetworkReport:
         total |= {"parameters": self.parameters, "nonzeros": self.nonzeros}
         total |= {"macs": self.macs, "effective_macs": self.effective_macs}
         inputs = None if self.cost is None else {name: list(shape) for name, shape in self.cost.inputs.items()}
+        left = self.shrunk
+        total["shrunk"] = None if left is None else {"parameters": left.parameters, "macs": left.macs}
         return {
             "schema": 1,
             "inputs": inputs,
@@ -193,7 +199,10 @@ def report(
             rows.append(_network_row(name, parameter, array, mobile, spent.get(name)))
         del array
         lazy_array(tensor).release()
-    return NetworkReport(tuple(rows), size, nonzeros, costs, why)
+    shrunk = None
+    if costs is not None and any(row.conformity.zero_filters[0] or row.conformity.zero_channels[0] for row in rows):
+        shrunk = cost(shrink(model), image=image, shapes=shapes, batch=batch)
+    return NetworkReport(tuple(rows), size, nonzeros, costs, why, shrunk)
 
 
 def report_weights(weights: Mapping[str, Array | LazyArray]) -> NetworkReport:

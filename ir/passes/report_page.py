@@ -44,6 +44,8 @@ def page(found: NetworkReport, name: str, size: int) -> str:
     if found.macs is not None:
         effective = (found.effective_macs or 0) / max(1, found.macs)
         facts.append((f"{effective:.2%}", f"of {found.macs:,} multiply-accumulates are left"))
+    if found.shrunk is not None and found.macs:
+        facts.append((f"{found.shrunk.macs / found.macs:.2%}", "of them in the network that shrink leaves"))
     return html_page.page(f"{name}: what its zeros are worth", sections, facts)
 
 

@@ -110,7 +110,19 @@ def summary(found: NetworkReport, name: str, size: int) -> list[str]:
         return [*lines, f"MACs: not known: {found.without_cost}"]
     effective = found.effective_macs or 0
     left = effective / max(1, found.macs)
-    return [*lines, f"MACs: {found.macs:,}, effective {effective:,} ({left:.4f}) {found.of_what}"]
+    lines.append(f"MACs: {found.macs:,}, effective {effective:,} ({left:.4f}) {found.of_what}")
+    return [*lines, shrunk(found)] if found.shrunk is not None else lines
+
+
+def shrunk(found: NetworkReport) -> str:
+    """Say what a network with zero filters or channels comes to without them."""
+    assert found.cost is not None
+    assert found.shrunk is not None
+    before, after = found.cost, found.shrunk
+    if after.parameters == before.parameters:
+        return "shrink: nothing can be cut out; `mopruning shrink` says why"
+    parts = ((after.parameters, before.parameters, "parameters"), (after.macs, before.macs, "MACs"))
+    return "shrink: " + ", ".join(f"{now:,} {what} ({now / max(1, was):.4f})" for now, was, what in parts) + " are left"
 
 
 def patterns(found: Conformity) -> str:

@@ -37,6 +37,27 @@ def test_json_is_the_report_in_every_format(run, tmp_path, ending):
     assert content["runtimes"] == expected["runtimes"]
 
 
+def test_what_shrink_would_leave_is_told(run, tmp_path):
+    dense, half = tmp_path / "dense.mopir", tmp_path / "half.mopir"
+    write_model(ir.zoo.build("resnet8_cifar"), dense)
+    assert "shrink:" not in run("report", dense)[1]
+    assert json.loads(run("report", dense, "--json")[1])["total"]["shrunk"] is None
+    run("prune", dense, half, "--granularity", "filter:group", "--sparsity", "0.5")
+    assert "shrink: 19,858 parameters (0.2551), 3,236,160 MACs (0.2589) are left" in run("report", half)[1]
+    shrunk = json.loads(run("report", half, "--json")[1])["total"]["shrunk"]
+    assert shrunk == {"parameters": 19_858, "macs": 3_236_160}
+
+
+def test_zero_filters_that_stay_are_told(run, tmp_path):
+    net = ir.zoo.build("lenet5")
+    last = [value for value in net.graph.initializers.values() if value.name.endswith("weight")][-1]
+    weight = last.const_value.numpy().copy()
+    weight[3] = 0.0
+    last.const_value = onnx_ir.Tensor(weight, name=last.name)
+    write_model(net, tmp_path / "net.mopir")
+    assert "shrink: nothing can be cut out" in run("report", tmp_path / "net.mopir")[1]
+
+
 def test_weights_alone_say_that_they_have_no_products(run, source):
     code, out, err = run("report", source)
     assert (code, err) == (0, "")
