@@ -66,9 +66,9 @@ def run(options: argparse.Namespace, device: torch.device, ranks: Ranks) -> None
     )
     data = flags.data(options)
     if options.pretrain_path and not options.resume:
-        checkpoint.load_pretrained(net, flags.pretrained_file(options.pretrain_path, options.arch))
-    begun = {"gate_scale": options.gate_scale, "pretrain_path": options.pretrain_path}
-    training = Training(net, data, settings, device=device, amp=options.amp, ranks=ranks, begun=begun)
+        file = flags.pretrained_file(options.pretrain_path, options.arch)
+        checkpoint.load_pretrained(net, file, gates=options.pretrain_gates)
+    training = Training(net, data, settings, device=device, amp=options.amp, ranks=ranks, begun=flags.begun(options))
     kept = Checkpoints("checkpoint.pth", partial(checkpoint.save, training), partial(checkpoint.restore, training))
     program.run(training, options, kept, str(device), first=ranks.first)
 

@@ -53,8 +53,9 @@ def run(options: argparse.Namespace) -> None:
     )
     data = flags.data(options)
     if options.pretrain_path and not options.resume:
-        checkpoint.load_pretrained(net, flags.pretrained_file(options.pretrain_path, options.arch))
-    training = Training(net, data, settings)
+        file = flags.pretrained_file(options.pretrain_path, options.arch)
+        checkpoint.load_pretrained(net, file, gates=options.pretrain_gates)
+    training = Training(net, data, settings, begun=flags.begun(options))
     kept = Checkpoints("checkpoint.ckpt", partial(checkpoint.save, training), partial(checkpoint.restore, training))
     program.run(training, options, kept, options.platform)
 

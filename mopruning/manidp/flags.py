@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mopruning.datasets.loading import VARIABLE
 from mopruning.errors import RecipeError
@@ -59,6 +60,11 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--normalize", choices=sorted(NORMALIZATIONS), help="mean and deviation of images; without, the data set's")
     add("--pretrain_path", help="file of a dense network's weights, or a folder that holds it under a published name")
+    add(
+        "--pretrain_gates",
+        action="store_true",
+        help="take gates and thresholds from --pretrain_path as well, which then is of such a training",
+    )
     add(
         "--gate_scale",
         type=float,
@@ -124,6 +130,11 @@ def data(options: argparse.Namespace) -> Data:
     return kind(*few, normalize=options.normalize or usual, seed=options.seed)
 
 
+def begun(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what a record keeps of how the network began."""
+    return {name: getattr(options, name) for name in ("gate_scale", "pretrain_path", "pretrain_gates")}
+
+
 def pretrained_file(path: str, arch: str) -> Path:
     """Return the file of a dense network's weights.
 
@@ -163,4 +174,6 @@ def parse(result: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
         network_structure(options)
     except RecipeError as error:
         result.error(str(error))
+    if options.pretrain_gates and not options.pretrain_path:
+        result.error("--pretrain_gates: say with --pretrain_path whose gates")
     return options

@@ -36,7 +36,8 @@ class Training(ABC):
         settings: The numbers.
         control: The rules of time.
         updates: Optimizer updates of an epoch.
-        begun: What else `record` keeps of how it began, as far as it is known: `amp`, `gate_scale`, `pretrain_path`.
+        begun: What else `record` keeps of how it began, as far as it is known: `amp`, `gate_scale`, `pretrain_path`,
+            `pretrain_gates`.
     """
 
     net: Any
@@ -79,20 +80,28 @@ class Training(ABC):
         """Epochs completed."""
         return self.control.epoch
 
+    @property
+    def _gated(self) -> bool:
+        """Whether the network began with trained gates; untrained ones are left out until the first epoch."""
+        return bool(self.begun.get("pretrain_gates"))
+
     def start(self) -> Evaluation:
-        """Set the first limit, from the training images and the dense network.
+        """Set the first limit, from the training images and the network as it begins: dense, or with trained gates.
 
         Returns:
-            What the dense network answers for the test images.
+            What that network answers for the test images.
         """
-        self.control.start(float(self.evaluate(self.data.train, gates=False).cross_entropy.mean()))
-        return self.evaluate(self.data.test, gates=False)
+        self.control.start(float(self.evaluate(self.data.train, gates=self._gated).cross_entropy.mean()))
+        return self.evaluate(self.data.test, gates=self._gated)
 
     def begin(self) -> Sequence[str]:
         """Start, and return the line that tells of it."""
-        dense = self.start()
+        found = self.start()
+        macs = (
+            f"{found.mean_macs:,.0f} mean MACs" if self._gated else f"{cost(found.structure).total:,} MACs with gates"
+        )
         return [
-            f"dense start: accuracy {dense.accuracy:.2%}, {cost(dense.structure).total:,} MACs with gates, "
+            f"{'dynamic' if self._gated else 'dense'} start: accuracy {found.accuracy:.2%}, {macs}, "
             f"limit {self.control.limit:.4f}"
         ]
 

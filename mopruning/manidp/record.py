@@ -12,7 +12,8 @@ from mopruning.manidp.settings import Settings
 from mopruning.manidp.states import described, description
 from mopruning.manidp.structure import Structure
 
-_LATER = ("amp", "gate_scale", "pretrain_path")  # what checkpoints of earlier versions do not say
+# what checkpoints of earlier versions do not say
+_LATER = {"amp": str, "gate_scale": float, "pretrain_path": str, "pretrain_gates": bool}
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Record:
         amp: What its network was computed in, a key of `training.precision.PRECISIONS`.
         gate_scale: What the gates' second layers were multiplied by in the beginning.
         pretrain_path: Where the weights that it began with lay, as it was said.
+        pretrain_gates: Whether gates and thresholds came from there as well.
 
     >>> from mopruning.manidp.structure import structure
     >>> record = Record(structure("dyresnet20"), Settings(epochs=3), "cifar")
@@ -39,6 +41,7 @@ class Record:
     amp: str | None = None
     gate_scale: float | None = None
     pretrain_path: str | None = None
+    pretrain_gates: bool | None = None
 
     def values(self) -> dict[str, Any]:
         """Return plain values, for a file; `of` reads them."""
@@ -58,7 +61,7 @@ class Record:
         """
         try:
             later = {name: values[name] for name in _LATER if name in values}
-            if any(not isinstance(value, float if name == "gate_scale" else str) for name, value in later.items()):
+            if any(not isinstance(value, _LATER[name]) for name, value in later.items()):
                 raise TypeError(later)
             known = described(values["structure"]), Settings(**values["settings"]), str(values["normalize"])
             return cls(*known, **later)

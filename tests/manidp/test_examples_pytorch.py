@@ -71,17 +71,19 @@ def test_it_trains_and_leaves_what_it_promises(amp, run, capsys):
 
 
 def test_resumed_it_ends_where_it_would_have(run, capsys):
+    def printed() -> list[str]:
+        return [re.sub(r"\d+ s$", "", line) for line in capsys.readouterr().out.splitlines()]
+
     run(*SHORT, "--epochs", "3")
-    whole = capsys.readouterr().out.splitlines()
+    whole = printed()
     Path("out").rename("whole")
     with pytest.raises(KeyboardInterrupt):
         interrupted(run)
-    assert capsys.readouterr().out.splitlines()[:3] == whole[:3]
+    assert printed()[:3] == whole[:3]
     run(*SHORT, "--epochs", "3", "--resume")
-    lines = capsys.readouterr().out.splitlines()
+    lines = printed()
     assert lines[1] == "resumed after epoch 1"
-    without_time = [[re.sub(r"\d+ s$", "", line) for line in some] for some in (lines[2:], whole[3:])]
-    assert without_time[0] == without_time[1]
+    assert lines[2:] == whole[3:]
     contents = [torch.load(f"{folder}/checkpoint.pth", weights_only=True) for folder in ("whole", "out")]
     for name, value in contents[0]["state_dict"].items():
         assert torch.equal(value, contents[1]["state_dict"][name]), name
@@ -117,6 +119,20 @@ def test_a_pretrained_network_starts_as_it_is(run, capsys, tmp_path):
     assert f"dense start: accuracy {share:.2%}, 40,612,992 MACs" in capsys.readouterr().out
 
 
+def test_a_trained_network_goes_on_with_its_gates(run, capsys):
+    """As a new training, with a limit from the network as it is; without the flag, gates are new."""
+    run(*SHORT, "--epochs", "2")
+    trained = re.search(r"last acc: ([\d.]+)%, mean MACs ([\d,]+)", capsys.readouterr().out)
+    again = *SHORT[:-1], "again", "--epochs", "1", "--pretrain_path", "out/checkpoint.pth"
+    run(*again, "--pretrain_gates")
+    assert f"dynamic start: accuracy {trained[1]}%, {trained[2]} mean MACs, limit " in capsys.readouterr().out
+    assert checkpoint.read("again/checkpoint.pth")["pretrain_gates"] is True
+    with pytest.raises(SystemExit, match="pretrain_gates True, now False"):
+        run(*again, "--resume")
+    run(*again)
+    assert "dense start: " in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -137,6 +153,7 @@ def test_mistakes_end_in_one_line(arguments, told, run):
         (["--epoch", "3"], "unrecognized arguments: --epoch 3"),
         (["--ngpu", "2"], "torchrun --nproc_per_node 2"),
         (["--amp", "fp8"], "invalid choice: 'fp8'"),
+        (["--pretrain_gates"], "say with --pretrain_path whose gates"),
     ],
 )
 def test_mistakes_on_the_command_line(arguments, told, run, capsys):

@@ -60,14 +60,14 @@ def test_another_training_is_told(other, message):
         RECORD.check_same(dataclasses.replace(RECORD, **other), "file")
 
 
-BEGUN = {"amp": "bf16", "gate_scale": 0.5, "pretrain_path": "resnet20.th"}
+BEGUN = {"amp": "bf16", "gate_scale": 0.5, "pretrain_path": "resnet20.th", "pretrain_gates": True}
 
 
 def test_how_it_began_is_kept():
     whole = dataclasses.replace(RECORD, **BEGUN)
     assert Record.of(json.loads(json.dumps(whole.values())), "file") == whole
     assert whole.begun == BEGUN
-    for name, other in {"amp": "none", "gate_scale": 1.0, "pretrain_path": "other.th"}.items():
+    for name, other in {"amp": "none", "gate_scale": 1.0, "pretrain_path": "other.th", "pretrain_gates": False}.items():
         with pytest.raises(StateError, match=f"{name} {BEGUN[name]!r}, now {other!r}$"):
             dataclasses.replace(whole, **{name: other}).check_same(whole, "file")
         with pytest.raises(StateError, match="expected what a ManiDP training was"):

@@ -59,19 +59,22 @@ def restore(training: Training, path: str | os.PathLike[str]) -> None:
     values = _told(file)
     if "training" not in values:
         raise FormatError(f"{path}: expected a checkpoint of a ManiDP training")
-    training.record.check_same(Record.of(values, str(path)), str(path))
+    saved = Record.of(values, str(path))
+    training.record.check_same(saved, str(path))
+    training.begun = {**training.begun, **saved.begun}
     training.load_state_dict(file.tensors)
     load_state(training.net, read_state(path)[0], str(path))
     training.control.load_state_dict(values["training"])
 
 
-def load_pretrained(net: DynamicResNet, path: str | os.PathLike[str]) -> None:
-    """Load the weights of a dense network in place; its gates stay as they are.
+def load_pretrained(net: DynamicResNet, path: str | os.PathLike[str], *, gates: bool = False) -> None:
+    """Load the weights of a dense network in place, the gates staying as they are, or of one with gates.
 
     Args:
         net: The network.
         path: A file of weights of any format, under the names of this project, of the published program, of torchvision
             or of the public ResNets of CIFAR.
+        gates: Whether weights and thresholds of gates are in it and loaded too.
 
     Raises:
         FormatError: If the file is damaged, contains code or holds no weights.
@@ -79,7 +82,7 @@ def load_pretrained(net: DynamicResNet, path: str | os.PathLike[str]) -> None:
         StateError: If it is of another network.
         OSError: If it cannot be read.
     """
-    load_state(net, read_state(path)[0], str(path), gates=False)
+    load_state(net, read_state(path)[0], str(path), gates=gates)
 
 
 def read_network(

@@ -31,14 +31,17 @@ class Training(program.Training):
         net: The network. Evaluations are in float32 whatever its `amp_level`.
         data: The images.
         settings: The numbers.
+        begun: What the record keeps of how the network was made: `gate_scale`, `pretrain_path`, `pretrain_gates`.
 
     Attributes:
         control: The rules of time.
         updates: Optimizer updates of an epoch.
     """
 
-    def __init__(self, net: DynamicResNet, data: Data, settings: Settings) -> None:
-        self.net, self.data, self.settings = net, data, settings
+    def __init__(
+        self, net: DynamicResNet, data: Data, settings: Settings, *, begun: Mapping[str, Any] | None = None
+    ) -> None:
+        self.net, self.data, self.settings, self.begun = net, data, settings, dict(begun or {})
         self.updates = math.ceil(len(data.train) / settings.batch_size)
         self.control = Controller(settings, self.updates)
         trained = net.trainable_params()

@@ -79,17 +79,18 @@ def read_network(path: str | os.PathLike[str]) -> DynamicResNet:
     return net.eval()
 
 
-def load_pretrained(net: DynamicResNet, path: str | os.PathLike[str]) -> None:
-    """Load the weights of a dense network in place; its gates stay as they are.
+def load_pretrained(net: DynamicResNet, path: str | os.PathLike[str], *, gates: bool = False) -> None:
+    """Load the weights of a dense network in place, the gates staying as they are, or of one with gates.
 
     Args:
         net: The network.
         path: A state dict under the names of this project, of the published program, of torchvision or of the public
             ResNets of CIFAR, alone or inside a checkpoint.
+        gates: Whether weights and thresholds of gates are in it and loaded too.
 
     Raises:
         FormatError: If the file is damaged, contains code or holds no state dict.
         StateError: If it is of another network.
         OSError: If it cannot be read.
     """
-    load_state(net, read_checkpoint(path).weights(), str(path), gates=False)
+    load_state(net, read_checkpoint(path).weights(), str(path), gates=gates)

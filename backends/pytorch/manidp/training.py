@@ -35,7 +35,7 @@ class Training(program.Training):
         device: Where to train.
         amp: A key of `training.precision.PRECISIONS`. Gates, losses and evaluations are in float32 whatever it is.
         ranks: Processes that share each batch. Similarities are those of each process's own images.
-        begun: What the record keeps of how the network was made: its `gate_scale` and `pretrain_path`.
+        begun: What the record keeps of how the network was made: `gate_scale`, `pretrain_path`, `pretrain_gates`.
 
     Attributes:
         control: The rules of time.
