@@ -202,7 +202,7 @@ def graph_format_of(path: PathLike, name: str | None = None) -> GraphFormat:
     for row in FORMAT_ROWS:
         if text.lower().endswith(row.ending) and not row.marker:
             return row
-    known = ", ".join("a folder" if row.ending == "/" else row.ending for row in FORMAT_ROWS)
+    known = ", ".join(dict.fromkeys("a folder" if row.ending == "/" else row.ending for row in FORMAT_ROWS))
     raise FormatError(f"{os.fspath(path)}: unknown suffix {Path(path).suffix!r}; known for networks: {known}")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mopruning.cli.input_shapes import HELP
+from mopruning.cli.options import Force, From, InputShape, NetworkOrWeights, NoCheck, Target, To
 from mopruning.errors import FormatError
 
 if TYPE_CHECKING:
@@ -26,21 +26,19 @@ _TENSORS = "of a TensorFlow graph that does not say so itself (give it once for 
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
-    ],
-    from_: Annotated[str | None, typer.Option("--from", help="Format of IN, where its suffix does not say it.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="Format of OUT: mopir, onnx, moffett or pytorch.")] = None,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not run both ends on the same input.")] = False,
+    source: NetworkOrWeights,
+    target: Target,
+    from_: From = None,
+    to: To = None,
+    no_check: NoCheck = False,
     sparse: Annotated[bool, typer.Option("--sparse", help="Write .onnx with sparse initializers.")] = False,
     external: Annotated[
         bool, typer.Option("--external", help="Write .onnx with its weights in a file beside it, as 2 GB need.")
     ] = False,
-    input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
+    input_shape: InputShape = None,
     inputs: Annotated[list[str] | None, typer.Option(help=f"A tensor that is an input {_TENSORS}")] = None,
     outputs: Annotated[list[str] | None, typer.Option(help=f"A tensor that is an output {_TENSORS}")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
+    force: Force = False,
 ) -> None:
     """Write a network in another format, and check that it computes the same.
 

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from mopruning.cli.input_shapes import HELP
+from mopruning.cli.options import From, InputShape, Json, NetworkFile
 
 
 def cost(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network: .mopir, .onnx or a Moffett .json.")],
-    input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    from_: Annotated[str | None, typer.Option("--from", help="Format, where the suffix does not say it.")] = None,
+    file: NetworkFile,
+    input_shape: InputShape = None,
+    json: Json = False,
+    from_: From = None,
 ) -> None:
     """Count the multiply-accumulates and parameters of each layer of a network.
 

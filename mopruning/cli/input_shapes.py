@@ -10,8 +10,6 @@ from mopruning.errors import MopruningError
 if TYPE_CHECKING:
     import onnx_ir
 
-HELP = "Sizes of an input, such as 1,3,224,224; NAME:1,128 where there are several (give it once for each)."
-
 
 class InputShapeError(MopruningError, ValueError):
     """Sizes of an input that cannot be."""

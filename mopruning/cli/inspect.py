@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mopruning.cli.options import File, Json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    file: File,
+    json: Json = False,
     plot: Annotated[Path | None, typer.Option(help="Write a bar chart here: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Show how sparse the weights in a file are, and which patterns they satisfy.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
+from mopruning.cli.options import Force, NetworkOrWeights, Target
 from mopruning.errors import FormatError, RecipeError
 
 if TYPE_CHECKING:
@@ -24,16 +25,14 @@ _NO_WEIGHT = "no weight of a layer"
 
 
 def prune(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
-    ],
+    source: NetworkOrWeights,
+    target: Target,
     granularity: Annotated[
         str | None, typer.Option(help="Such as bank:64, 2:4, unstructured (the default), filter:group, block:4x4.")
     ] = None,
     sparsity: Annotated[float | None, typer.Option(help="Share of zeros, 0 to 1.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="A recipe in YAML or JSON, instead of the two above.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
+    force: Force = False,
     permute: Annotated[
         bool, typer.Option("--permute", help="Reorder a network's channels first, so that N:M keeps more.")
     ] = False,

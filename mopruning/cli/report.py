@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mopruning.cli.input_shapes import HELP
+from mopruning.cli.options import File, InputShape, Json
 
 if TYPE_CHECKING:
     from mopruning.cli.contents import Contents
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def report(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network (.mopir, .onnx, ...) or weights.")],
-    input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    file: File,
+    input_shape: InputShape = None,
+    json: Json = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots here: .html.")] = None,
 ) -> None:
     """Show what the zeros of each layer are worth: patterns, bytes, multiply-accumulates, and who gains from them.

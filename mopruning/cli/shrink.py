@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mopruning.cli.input_shapes import HELP
+from mopruning.cli.options import Force, From, InputShape, Network, NoCheck, Target, To
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -22,21 +22,19 @@ TOLERANCE = 1e-5
 
 
 def shrink(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A network (.mopir, .onnx, Moffett .json).")],
-    target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Where to; the suffix says the format, a folder means PyTorch source.")
-    ],
-    from_: Annotated[str | None, typer.Option("--from", help="Format of IN, where its suffix does not say it.")] = None,
-    to: Annotated[str | None, typer.Option("--to", help="Format of OUT: mopir, onnx, moffett or pytorch.")] = None,
+    source: Network,
+    target: Target,
+    from_: From = None,
+    to: To = None,
     lower_stripes: Annotated[
         bool,
         typer.Option(
             "--lower-stripes", help="Compute stripe-pruned convolutions by their kept stripes, where that is faster."
         ),
     ] = False,
-    no_check: Annotated[bool, typer.Option("--no-check", help="Do not run both ends on the same input.")] = False,
-    input_shape: Annotated[list[str] | None, typer.Option(help=HELP)] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT where it exists.")] = False,
+    no_check: NoCheck = False,
+    input_shape: InputShape = None,
+    force: Force = False,
 ) -> None:
     """Take filters and channels of zeros out of a network: a smaller dense one is left that computes the same.
 

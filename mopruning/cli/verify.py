@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import typer
 
+from mopruning.cli.options import File, From
 from mopruning.errors import FormatError
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def verify(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network (.mopir, .onnx, Moffett .json) or weights.")],
-    from_: Annotated[str | None, typer.Option("--from", help="Format, where the suffix does not say it.")] = None,
+    file: File,
+    from_: From = None,
 ) -> None:
     """Check that a file is whole: its graph, every tensor, every checksum.
 
