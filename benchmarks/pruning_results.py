@@ -45,7 +45,8 @@ AMP = "bf16"
 
 DENSE = "dense"
 TIME = "time"
-SHRUNK = ("filter", "torch-filter", "torch-pruning")
+INSIDE = "filter-inside"
+SHRUNK = ("filter", INSIDE, "torch-filter", "torch-pruning")
 """Types whose channels are cut out, so that there is less to compute for any runtime."""
 
 TYPES: Mapping[str, str] = {
@@ -55,6 +56,7 @@ TYPES: Mapping[str, str] = {
     "pattern": "pattern",
     "stripe": "stripe",
     "filter": "filter:group",
+    INSIDE: "filter:group",
 }
 """Prune type -> granularity."""
 
@@ -142,9 +144,11 @@ SUBJECTS: Mapping[str, Subject] = {
 def cells(subject: str) -> list[str]:
     """Return the names of a network's cells: NETWORK/TYPE/RATIO; first the dense one, last those of rivals."""
     ratios = SUBJECTS[subject].ratios
-    own = [f"{subject}/{kind}/{ratio}" for kind in TYPES for ratio in ratios[kind]]
+    own = [f"{subject}/{kind}/{ratio}" for kind in TYPES for ratio in ratios.get(kind, ())]
     alike = {rival: "irregular" if rival == "torch-unstructured" else "filter" for rival in RIVALS}
     rivals = [f"{subject}/{rival}/{ratios[kind][-1]}" for rival, kind in alike.items()]
+    if SUBJECTS[subject].uncut:  # what Torch-Pruning is to be compared with there
+        own.append(f"{subject}/{INSIDE}/{ratios['filter'][-1]}")
     return [f"{subject}/{DENSE}/0", *own, *rivals]
 
 
@@ -210,8 +214,10 @@ def trainings(subject: Subject, net: nn.Module, data: Data, kind: str, ratio: st
         return Training(net, data, subject.settings, arch=subject.title, amp=AMP)
     number = None if kind == "m:n" else float(ratio)
     recipe = Recipe(sparsity=number, granularity=TYPES[kind] or ratio, skip=subject.untouched)
-    if kind == "filter":
-        recipe = replace(recipe, skip=(), groups=pytorch.filter_groups(net, example))
+    if kind in ("filter", INSIDE):
+        uncut = {f"{name}.weight" for name in subject.uncut} if kind == INSIDE else set()
+        groups = [group for group in pytorch.filter_groups(net, example) if not uncut & {*group.names}]
+        recipe = replace(recipe, skip=tuple(sorted(uncut)), groups=tuple(groups))
     soft = SoftPruning(subject.settings.epochs, retrain_epoch=0)
     return PruningTraining(net, data, subject.settings, recipe, soft, arch=subject.title, amp=AMP)
 
@@ -286,8 +292,9 @@ TITLES = {
     "torch-pruning": "Torch-Pruning",
     "bank": "bank of 16",
     "filter": "filter, in groups, shrunk",
+    INSIDE: "filter, inside blocks, shrunk",
 }
-COLOURS = dict(zip((*TYPES, *RIVALS), [*(f"C{i}" for i in range(6)), "#777777", "#aaaaaa", "#444444"], strict=True))
+COLOURS = dict(zip((*TYPES, *RIVALS), [*(f"C{i}" for i in range(7)), "#777777", "#aaaaaa", "#444444"], strict=True))
 
 PAGE = """# Results
 
@@ -311,7 +318,8 @@ bfloat16, weights and evaluation in float32; on a CPU.
   (`filter:group`, then [`shrink`](ir.md)); the first layer takes part. `ln_structured` knows no coupling: what it
   leaves is shrunk by this package, and shrinks less.
 - Torch-Pruning takes the channels that a padded shortcut adds for channels of their own, and what it leaves of this
-  ResNet-20 does not run: there it is told to leave the outputs of blocks alone.
+  ResNet-20 does not run: there it is told to leave the outputs of blocks alone. "filter, inside blocks" leaves the same
+  alone, to be compared with it.
 - A mask by `torch.nn.utils.prune` keeps the dense weight beside it until it is removed; its file here is of the network
   after that, written by this package. Its zeros are the same as ours but for ties; what follows is another order of the
   same sums.
