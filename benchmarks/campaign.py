@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -34,7 +34,13 @@ class Campaign:
     check: bool
 
 
-def campaign(description: str | None, name: str, networks: Sequence[str], measure: Callable[[str], Rows]) -> Campaign:
+def campaign(
+    description: str | None,
+    name: str,
+    networks: Sequence[str],
+    measure: Callable[[str], Rows],
+    last: Collection[str] = (),
+) -> Campaign:
     """Read the command line of a long benchmark, and measure what it asks for.
 
     Args:
@@ -42,6 +48,7 @@ def campaign(description: str | None, name: str, networks: Sequence[str], measur
         name: See `measured`.
         networks: All there are.
         measure: See `measured`.
+        last: See `measured`.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NETWORK", help="networks to measure; all if none is named")
@@ -56,7 +63,7 @@ def campaign(description: str | None, name: str, networks: Sequence[str], measur
     if given.page:
         parts = so_far(name)
     else:
-        parts = measured(name, names, measure, resume=given.resume, anew=not whole, jobs=given.jobs)
+        parts = measured(name, names, measure, resume=given.resume, anew=not whole, jobs=given.jobs, last=last)
     return Campaign(parts, names, whole, given.check)
 
 
@@ -68,6 +75,7 @@ def measured(
     resume: bool = False,
     anew: bool = False,
     jobs: int = 1,
+    last: Collection[str] = (),
 ) -> dict[str, Rows]:
     """Measure networks in order, and return the rows of each.
 
@@ -78,6 +86,7 @@ def measured(
         resume: Take over what an earlier, interrupted run has measured.
         anew: Measure all of these, and keep what is known of others.
         jobs: How many at a time.
+        last: Those that need the others, or quiet: they come after them, one at a time.
     """
     FIGURES.mkdir(parents=True, exist_ok=True)
     kept = FIGURES / f"{name}.parts.json"
@@ -85,14 +94,16 @@ def measured(
     if anew:
         found = {network: rows for network, rows in found.items() if network not in networks}
     left = [network for network in networks if network not in found]
-    # a process for each: frameworks do not give memory back, and that of the largest networks would add up
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        coming = {pool.submit(measure, network): network for network in left}
-        for done in as_completed(coming):
-            network = coming[done]
-            found[network] = done.result()
-            kept.write_text(json.dumps(found), encoding="utf-8")
-            print(f"{network}: {len(found)} measured", flush=True)
+    turns = (jobs, [one for one in left if one not in last]), (1, [one for one in left if one in last])
+    for workers, turn in turns:
+        # a process for each: frameworks do not give memory back, and that of the largest networks would add up
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            coming = {pool.submit(measure, network): network for network in turn}
+            for done in as_completed(coming):
+                network = coming[done]
+                found[network] = done.result()
+                kept.write_text(json.dumps(found), encoding="utf-8")
+                print(f"{network}: {len(found)} measured", flush=True)
     return {network: found[network] for network in networks}
 
 
