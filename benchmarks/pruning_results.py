@@ -324,8 +324,8 @@ bfloat16, weights and evaluation in float32; on a CPU.
   alone, to be compared with it. It scores a channel by the weights that read it as well as by its filters, which
   helps VGG16 (71% against 64% after an epoch, with as many channels left in each layer) and not ResNet-20.
 - A mask by `torch.nn.utils.prune` keeps the dense weight beside it until it is removed; its file here is of the network
-  after that, written by this package. Its zeros are the same as ours but for ties; what follows is another order of the
-  same sums.
+  after that, written by this package. Its zeros are the same as ours but for ties; after fine-tuning the two differ
+  by chance, for the same sums are made in another order.
 
 {machine}
 """
