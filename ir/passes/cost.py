@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COLUMNS = ("node", "operator", "output", "MACs", "effective", "parameters", "non-zeros")
+SIZES = "image= or shapes="
+"""The arguments that give sizes, as errors name them."""
+
 _GATES = {"LSTM": 4, "GRU": 3}
 
 
@@ -216,6 +219,6 @@ def _needed(value: onnx_ir.Value | None, why: str = "give") -> tuple[int, ...]:
         known = None if value is None or value.shape is None else [str(size) for size in value.shape]
         raise ShapeError(
             f"cost: the shape of {name!r} is open ({'unknown' if known is None else ', '.join(known)}); {why} the "
-            "inputs' sizes: image= or shapes=, on the command line --input-shape"
+            f"inputs' sizes with {SIZES}"
         )
     return shape

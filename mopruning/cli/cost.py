@@ -15,12 +15,16 @@ def cost(
 
     Effective are the multiply-accumulates whose weight is not zero. A batch that is left open counts as 1.
     """
-    from mopruning.cli.input_shapes import parse
+    from mopruning.cli.input_shapes import as_option, parse
     from mopruning.ir import passes
     from mopruning.model_files import read_model
 
     model = read_model(file, from_)
-    report = passes.cost(model, shapes=parse(input_shape or [], model))
+    shapes = parse(input_shape or [], model)
+    try:
+        report = passes.cost(model, shapes=shapes)
+    except passes.ShapeError as error:
+        raise passes.ShapeError(as_option(str(error))) from None
     if json:
         from json import dumps
 

@@ -49,6 +49,13 @@ def parse(texts: Sequence[str], model: onnx_ir.Model) -> dict[str, tuple[int, ..
     return shapes
 
 
+def as_option(reason: str) -> str:
+    """Name the option where a reason names the arguments of a function."""
+    from mopruning.ir.passes.cost import SIZES
+
+    return reason.replace(SIZES, "--input-shape")
+
+
 def _sizes(text: str, sizes: str) -> tuple[int, ...]:
     try:
         numbers = tuple(int(size) for size in sizes.replace("x", ",").split(","))

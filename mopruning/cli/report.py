@@ -51,6 +51,8 @@ def report(
 
 
 def _measure(held: Contents, input_shape: list[str]) -> NetworkReport:
+    from dataclasses import replace
+
     from mopruning.ir.passes.report import report as of_network
     from mopruning.ir.passes.report import report_weights
 
@@ -60,9 +62,15 @@ def _measure(held: Contents, input_shape: list[str]) -> NetworkReport:
 
             raise InputShapeError(f"--input-shape: {held.files[0]} holds weights alone, which have no inputs")
         return report_weights(held.parameters)
-    from mopruning.cli.input_shapes import parse
+    from mopruning.cli.input_shapes import as_option, parse
+    from mopruning.ir.passes import ShapeError
 
-    return of_network(held.model, shapes=parse(input_shape, held.model))
+    shapes = parse(input_shape, held.model)
+    try:
+        found = of_network(held.model, shapes=shapes)
+    except ShapeError as error:
+        raise ShapeError(as_option(str(error))) from None
+    return replace(found, without_cost=as_option(found.without_cost))
 
 
 def _print(found: NetworkReport, name: str, size: int) -> None:

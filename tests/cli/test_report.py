@@ -94,6 +94,7 @@ def test_sizes_of_inputs(run, fails, tmp_path, source):
     out = run("report", tmp_path / "net.onnx")[1]
     assert "MACs: not known: the shape of 'input' is open" in out
     assert "--input-shape" in out
+    assert "image=" not in out
     out = run("report", tmp_path / "net.onnx", "--input-shape", "1,3,32,32")[1]
     assert "MACs: 12,501,632, effective" in out
     assert "takes input as N,3,H,W" in fails("report", tmp_path / "net.onnx", "--input-shape", "1,1,32,32")
