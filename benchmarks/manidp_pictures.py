@@ -20,7 +20,7 @@ NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 SHOWN = 6  # easy images, and hard ones
 _DEPTH = 8.0  # points of accuracy below the best that are drawn
 _PARTS = 10  # of the images, by cross-entropy
-COLOURS = (BLUE, ORANGE)
+COLOURS = (BLUE, ORANGE, INK)
 MARKERS = ("D", "^")
 
 
@@ -38,7 +38,7 @@ def by_epoch(courses: Mapping[str, Sequence[Row]], others: Mapping[str, tuple[fl
     last = min(rows[-1].accuracy for rows in courses.values())
     lowest = min(100 * best - _DEPTH, 100 * last)
     below = 0
-    for (name, rows), colour in zip(courses.items(), COLOURS, strict=False):
+    for (name, rows), colour in zip(courses.items(), COLOURS[: len(courses)], strict=True):
         cost = np.array([row.mean_macs for row in rows]) / 1e6
         accuracy = 100 * np.array([row.accuracy for row in rows])
         drawn = np.where(accuracy < lowest, np.nan, accuracy)

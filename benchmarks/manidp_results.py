@@ -1,7 +1,7 @@
 """What a ManiDP training came to, beside its dense start, its static rival and the published result: page and pictures.
 
     MOPRUNING_DATA=FOLDER python benchmarks/manidp_results.py manidp_results --pretrain_path resnet20.th \
-        --static static_results --flags "--gate_scale 0.1 --amp bf16"
+        --static static_results --longer longer_results --flags "--gate_scale 0.1 --amp bf16"
 
 It reads what `examples/manidp/main.py` and `benchmarks/manidp_static.py` write to --save_path. A training that is not
 at its end is evaluated as it stands, and named so. Nothing is written to these folders.
@@ -54,10 +54,11 @@ PUBLISHED = {
 # ---- the page
 
 
-def own_command(static: Result | None, pretrained: str | None, more: str) -> str:
+def own_command(static: Result | None, longer: Result | None, pretrained: str | None, more: str) -> str:
     """Return the command that writes the page; folders are named as the programs name them."""
     words = ["python", "benchmarks/manidp_results.py", "manidp_results"]
     words += [] if static is None else ["--static", "static_results"]
+    words += [] if longer is None else ["--longer", "longer_results"]
     words += ["--pretrain_path", Path(pretrained).name] if pretrained else []
     words += ["--flags", more] if more else []
     return shlex.join(words)
@@ -76,7 +77,7 @@ deviation of an accuracy of {accuracy:.1%} over so many images is {chance:.2f} p
 - **MACs** are multiply-accumulates of a test image: the mean, gates included for ManiDP. **saved** is against the dense
   network with its gates, {total} in this network, as published.
 - {static}
-- *published* is the table of Tang et al., CVPR 2021, for the same depth with convolutions in its shortcuts.
+{longer}- *published* is the table of Tang et al., CVPR 2021, for the same depth with convolutions in its shortcuts.
 - {verdict}
 
 ![Accuracy against multiply-accumulates, epoch by epoch]({name}_epochs.png)
@@ -91,8 +92,8 @@ in {hours}.
 
 ## What images cost
 
-An image takes {least} to {most} million multiply-accumulates: those answered right {right} in the mean, those answered
-wrong {wrong}. The rank correlation between an image's cost and its cross-entropy is {correlation:.2f}.
+{whose}An image takes {least} to {most} million multiply-accumulates: those answered right {right} in the mean, those
+answered wrong {wrong}. The rank correlation between an image's cost and its cross-entropy is {correlation:.2f}.
 
 ![How many images cost how much, and cost by cross-entropy]({name}_images.png)
 
@@ -105,8 +106,8 @@ which they are computed; dark is a channel that the image keeps. Stages have {ch
 """
 
 
-def table(result: Result, static: Result | None, dense: Evaluation | None) -> Table:
-    structure = result.record.structure
+def table(results: Sequence[Result], dense: Evaluation | None) -> Table:
+    structure = results[0].record.structure
     total = cost(structure).total
 
     def row(name: str, error: float, macs: float | None, saved: float | None, before: float | None) -> list[str]:
@@ -119,10 +120,9 @@ def table(result: Result, static: Result | None, dense: Evaluation | None) -> Ta
     rows = []
     if start is not None:
         rows.append(row("dense start", start, cost(structure).dense, None, None))
-    for one in (result, static):
-        if one is not None:
-            found = one.answers
-            rows.append(row(one.name, 1 - found.accuracy, found.mean_macs, 1 - found.mean_macs / total, start))
+    for one in results:
+        found = one.answers
+        rows.append(row(one.name, 1 - found.accuracy, found.mean_macs, 1 - found.mean_macs / total, start))
     published = PUBLISHED.get(structure.blocks[0]) if arch(structure) in STRUCTURES else None
     if published is not None:
         with_convolutions = cost(dataclasses.replace(structure, shortcut="conv"))
@@ -133,15 +133,15 @@ def table(result: Result, static: Result | None, dense: Evaluation | None) -> Ta
     return Table("ManiDP on CIFAR-10", columns, rows)
 
 
-def missed(result: Result, static: Result | None, dense: Evaluation | None) -> list[str]:
-    """Return what was asked for and is not there."""
-    found, faults = result.answers, []
+def missed(result: Result, static: Result | None, dense: Evaluation | None, longer: Result | None = None) -> list[str]:
+    """Return what was asked for and is not there; the static rival is held against what was trained for as long."""
+    found, faults = (longer or result).answers, []
     if found.reduction < LEAST_SAVED:
         faults.append(f"{found.reduction:.1%} saved, {LEAST_SAVED:.0%} asked for")
     lost = 0.0 if dense is None else round(dense.accuracy - found.accuracy, 9)  # 0.9 - 0.892 is a little above 0.008
     if lost > MOST_LOST:
         faults.append(f"{100 * lost:.2f} points below the dense start, {100 * MOST_LOST:g} allowed")
-    if static is not None and found.accuracy <= static.answers.accuracy:
+    if static is not None and result.answers.accuracy <= static.answers.accuracy:
         faults.append(f"not ahead of static filters ({static.answers.accuracy:.2%})")
     return faults
 
@@ -149,7 +149,7 @@ def missed(result: Result, static: Result | None, dense: Evaluation | None) -> l
 def verdict(result: Result, faults: Sequence[str]) -> str:
     asked = (
         f"Asked for are {LEAST_SAVED:.0%} saved or more, at most {100 * MOST_LOST:g} points below the dense start and "
-        "ahead of static filters"
+        "ahead of static filters" + (" trained for as long" if result.before else "")
     )
     if not faults:
         return f"{asked}: so it is."
@@ -171,6 +171,19 @@ def compared(result: Result, static: Result | None) -> str:
         f"same share of its filters and keeps {_left(static)}. Normalisations behind the others are zeroed too, so "
         f"that their channels could be cut out. {int((good & ~rival).sum()):,} images only ManiDP answers right, "
         f"{int((rival & ~good).sum()):,} only the static network."
+    )
+
+
+def went_on(longer: Result | None) -> str:
+    """Say what the longer training is, as a line of a list; nothing where there is none."""
+    if longer is None:
+        return ""
+    settings = longer.record.settings
+    return (
+        f"- **{longer.name}** went on from ManiDP's last network and gates as a training of its own: the learning rate "
+        f"falls from {settings.lr:g} again, and the rate of channels that remain from 1 to "
+        f"{settings.target_remain_rate:g}. "
+        f"Of {longer.before + settings.epochs} epochs in all there is no static rival.\n"
     )
 
 
@@ -196,18 +209,21 @@ def report(
     *,
     pretrained: str | None = None,
     more: str = "",
+    longer: Result | None = None,
 ) -> list[str]:
-    """Write page and pictures; return what was missed."""
-    record, found = result.record, result.answers
-    if static is not None and static.record.structure != record.structure:
-        raise StateError("--static: it is the rival of another network")
-    results = [one for one in (result, static) if one is not None]
-    facts = machine("numpy", "torch") | {"command": own_command(static, pretrained, more)}
-    faults = missed(result, static, dense)
+    """Write page and pictures; return what was missed. What is said of images is of `longer`, where there is one."""
+    last = longer or result
+    record, found = last.record, last.answers
+    results = [one for one in (result, static, longer) if one is not None]
+    for name, one in (("--static: it is the rival", static), ("--longer: it goes on with a training", longer)):
+        if one is not None and one.record.structure != result.record.structure:
+            raise StateError(f"{name} of another network")
+    facts = machine("numpy", "torch") | {"command": own_command(static, longer, pretrained, more)}
+    faults = missed(result, static, dense, longer)
     good = found.predictions == found.labels
     ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (found.macs, found.cross_entropy)]
     spent = found.macs / 1e6
-    shown = table(result, static, dense)
+    shown = table(results, dense)
     text = PAGE.format(
         name=NAME,
         machine=facts_table(facts),
@@ -218,7 +234,9 @@ def report(
         table=shown.markdown(),
         total=f"{cost(record.structure).total:,}",
         static=compared(result, static),
-        verdict=verdict(result, faults),
+        longer=went_on(longer),
+        whose=f"Of {last.name}. " if longer else "",
+        verdict=verdict(last, faults),
         commands="\n".join(command(one, pretrained, more) for one in results),
         hours=" and ".join(f"{sum(row.seconds for row in one.rows) / 3600:.1f} hours ({one.name})" for one in results),
         least=f"{spent.min():.1f}",
@@ -226,7 +244,7 @@ def report(
         right=f"{spent[good].mean():.2f}" if good.any() else "-",
         wrong=f"{spent[~good].mean():.2f}" if not good.all() else "-",
         correlation=np.corrcoef(*ranks)[0, 1],
-        channels=_stages(result),
+        channels=_stages(last),
     )
     pages.mkdir(parents=True, exist_ok=True)
     others = {} if dense is None else {"dense start": (float(cost(record.structure).dense), dense.accuracy)}
@@ -237,7 +255,7 @@ def report(
     pictures = {
         "epochs": by_epoch({one.name: one.rows for one in results}, others, label(record.structure)),
         "images": by_image(found),
-        "channels": easy_and_hard(result.net, test, found, record.normalize),
+        "channels": easy_and_hard(last.net, test, found, record.normalize),
     }
     for what, figure in pictures.items():
         save(figure, pages / f"{NAME}_{what}.png")
@@ -251,6 +269,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="--save_path of a ManiDP training")
     parser.add_argument("--static", type=Path, help="--save_path of benchmarks/manidp_static.py")
+    parser.add_argument("--longer", type=Path, help="--save_path of a ManiDP training that went on, --pretrain_gates")
     parser.add_argument("--pretrain_path", help="the dense network that both started from")
     parser.add_argument("--data_path", help="CIFAR-10; without, MOPRUNING_DATA says it")
     parser.add_argument("--flags", default="", help="of the training, where its checkpoint does not hold them")
@@ -264,9 +283,14 @@ def main() -> int:
         test = find("cifar10", options.data_path, "test")
         result = read(options.folder, test)
         static = None if options.static is None else read(options.static, test, static=True)
+        before = result.record.settings.epochs
+        longer = None if options.longer is None else read(options.longer, test, before=before)
         dense = None if options.pretrain_path is None else dense_answers(options.pretrain_path, result, test)
         faults = report(
-            *(result, static, dense, test, options.out), pretrained=options.pretrain_path, more=options.flags
+            *(result, static, dense, test, options.out),
+            pretrained=options.pretrain_path,
+            more=options.flags,
+            longer=longer,
         )
     except (MopruningError, OSError, ImportError) as error:
         sys.exit(f"manidp_results.py: {error}")

@@ -20,6 +20,9 @@ from mopruning.manidp.history import History, Row
 from mopruning.manidp.record import Record
 from mopruning.training.data import Data
 
+EARLIER = "manidp_results/checkpoint.pth"
+"""What commands call the network that a training went on from."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -32,6 +35,7 @@ class Result:
         net: Its network.
         answers: What that answers for the test images.
         static: What was asked of the static rival; None for ManiDP.
+        before: Epochs of the ManiDP training that it went on from, with its gates; 0 where it began anew.
     """
 
     record: Record
@@ -40,22 +44,26 @@ class Result:
     net: DynamicResNet
     answers: Evaluation
     static: Mapping[str, Any] | None
+    before: int = 0
 
     @property
     def name(self) -> str:
         """What it is called in table and pictures."""
         what = "ManiDP" if self.static is None else "static filters"
         total = self.record.settings.epochs
+        if self.before:
+            what = f"{what}, {total} epochs more"
         return what if self.epoch == total else f"{what}, after {self.epoch} of {total} epochs"
 
 
-def read(folder: Path, test: Images, *, static: bool = False) -> Result:
+def read(folder: Path, test: Images, *, static: bool = False, before: int = 0) -> Result:
     """Read the folder of a training.
 
     Args:
         folder: What it was given as --save_path.
         test: All test images.
         static: Whether filters are expected to be pruned for all images alike.
+        before: Epochs of the ManiDP training that it went on from, with its gates.
 
     Raises:
         FormatError: If it holds none.
@@ -84,7 +92,7 @@ def read(folder: Path, test: Images, *, static: bool = False) -> Result:
     else:
         training = Training(net, Data(test, test, record.normalize), record.settings)
         found = answers(training, test) if static else training.evaluate(test)
-    return Result(record, epoch, rows, net.eval(), found, asked)
+    return Result(record, epoch, rows, net.eval(), found, asked, before)
 
 
 def dense_answers(path: str, like: Result, test: Images) -> Evaluation:
@@ -118,7 +126,10 @@ def command(result: Result, pretrained: str | None, more: str) -> str:
     words = ["python", "examples/manidp/main.py" if static is None else "benchmarks/manidp_static.py"]
     words += ["--arch", arch(record.structure), "--shortcut", record.structure.shortcut]
     words += ["--data_path", "cifar10", "--normalize", record.normalize]
-    words += ["--pretrain_path", Path(pretrained).name] if pretrained else []
+    if result.before:
+        words += ["--pretrain_path", EARLIER, "--pretrain_gates"]
+    elif pretrained:
+        words += ["--pretrain_path", Path(pretrained).name]
     for field in dataclasses.fields(Settings):
         value = getattr(record.settings, field.name)
         if value != field.default:

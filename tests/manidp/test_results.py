@@ -81,6 +81,30 @@ def test_a_page_with_its_table_and_pictures(folders, tmp_path, figures):
     assert all(fault in text for fault in faults)
 
 
+def test_a_training_that_went_on_stands_beside_what_it_went_on_from(folders, tmp_path):
+    dynamic, static = (manidp_runs.read(one, DATA.test, static=number == 1) for number, one in enumerate(folders))
+    longer = manidp_runs.read(folders[0], DATA.test, before=5)
+    right = dynamic.answers.labels
+    better = dataclasses.replace(longer, answers=dataclasses.replace(longer.answers, predictions=right))
+    dense = dataclasses.replace(dynamic.answers, predictions=right)
+    faults = manidp_results.report(dynamic, static, dense, DATA.test, tmp_path, pretrained="dense.pth", longer=better)
+    assert not any("below the dense start" in fault for fault in faults)  # that is asked of the longer one
+    assert faults == manidp_results.missed(dynamic, static, dense, better)
+    assert any("not ahead of static" in fault for fault in faults)  # and that of the one trained for as long
+    text = (tmp_path / "manidp.md").read_text()
+    rows = {line.split(" | ")[0][2:]: line.split(" | ")[1:] for line in text.splitlines() if line.startswith("| ")}
+    assert rows["ManiDP, 2 epochs more"][0] == "100.00"
+    assert rows["ManiDP"][0] == f"{100 * dynamic.answers.accuracy:.2f}"
+    assert "Of 7 epochs in all there is no static rival." in text
+    assert "--longer longer_results" in text
+    assert "--pretrain_path manidp_results/checkpoint.pth --pretrain_gates" in text.replace(" \\\n   ", "")
+    commands = text.partition("```sh")[2].partition("```")[0]
+    assert commands.count("--pretrain_path dense.pth") == 2  # of ManiDP and of the static rival
+    wider = dataclasses.replace(longer, record=Record(structure("dyresnet20"), SETTINGS, "cifar"))
+    with pytest.raises(StateError, match="goes on with a training of another network"):
+        manidp_results.report(dynamic, static, None, DATA.test, tmp_path, longer=wider)
+
+
 def test_what_the_checkpoint_says_is_the_command(folders):
     dynamic, static = (manidp_runs.read(one, DATA.test, static=number == 1) for number, one in enumerate(folders))
     found = " ".join(manidp_runs.command(dynamic, "nets/dense.pth", "--amp bf16").replace("\\\n", "").split())
