@@ -88,7 +88,7 @@ Made by
 {commands}
 ```
 
-in {hours}.
+in {durations}, the median.
 
 ## What images cost
 
@@ -238,7 +238,10 @@ def report(
         whose=f"Of {last.name}. " if longer else "",
         verdict=verdict(last, faults),
         commands="\n".join(command(one, pretrained, more) for one in results),
-        hours=" and ".join(f"{sum(row.seconds for row in one.rows) / 3600:.1f} hours ({one.name})" for one in results),
+        durations=" and ".join(
+            f"{len(one.rows)} epochs of {np.median([row.seconds for row in one.rows]):.0f} s ({one.name})"
+            for one in results
+        ),
         least=f"{spent.min():.1f}",
         most=f"{spent.max():.1f}",
         right=f"{spent[good].mean():.2f}" if good.any() else "-",

@@ -48,7 +48,16 @@ SCORES = ("magnitude", "fpgm")
 RAMP = 0.3  # share of the training in which filters are taken away
 _UPDATES_OF_RAMP = 4  # mask updates an epoch
 _OF_GATES = (
-    *("target_remain_rate", "lambda_lasso", "lambda_graph", "thre_cls", "gamma", "thre_freq", "thre_init"),
+    *(
+        "target_remain_rate",
+        "remain_ramp",
+        "lambda_lasso",
+        "lambda_graph",
+        "thre_cls",
+        "gamma",
+        "thre_freq",
+        "thre_init",
+    ),
     *("clamp_max", "squeeze_rate", "decay_branch", "detach_weight", "detach_features", "gate_scale"),
 )
 ALIKE = ("epochs", "batch_size", "lr", "momentum", "decay")  # what a rival shares with the training that it is like

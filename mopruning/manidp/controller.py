@@ -74,7 +74,8 @@ class Controller:
         settings, epoch = self.settings, self.epoch
         changed = None
         if epoch >= 1 and epoch % settings.thre_freq == 0:
-            rate = remain_rate(epoch, settings.epochs, settings.target_remain_rate)
+            length = max(1, round(settings.remain_ramp * settings.epochs))
+            rate = remain_rate(min(epoch, length - 1), length, settings.target_remain_rate)
             changed = [threshold(np.asarray(one, np.float64) / images, rate) for one in saliency_sums]
         self.limit = settings.thre_cls * mean_cross_entropy
         self.epoch += 1

@@ -20,6 +20,7 @@ DATASETS = ("cifar10", "imagenet")
 
 _TOLD = {
     "target_remain_rate": "share of a layer's channels whose mean saliency reaches the threshold in the end",
+    "remain_ramp": "share of the epochs after which that rate is reached",
     "lambda_lasso": "weight of the penalty on saliencies",
     "lambda_graph": "weight of the distance between similarities",
     "thre_cls": "an image is hard from this times the last epoch's mean cross-entropy on",

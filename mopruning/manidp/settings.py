@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mopruning.errors import RecipeError
 from mopruning.manidp.gates import NOTHING_PRUNED
 
-_SHARES = ("target_remain_rate",)
+_SHARES = ("target_remain_rate", "remain_ramp")
 _POSITIVE = ("lr", "gamma", "clamp_max")
 _NOT_NEGATIVE = ("momentum", "decay", "decay_branch", "thre_cls", "lambda_lasso", "lambda_graph")
 _COUNTS = ("epochs", "batch_size", "thre_freq", "squeeze_rate")
@@ -17,11 +17,13 @@ _COUNTS = ("epochs", "batch_size", "thre_freq", "squeeze_rate")
 
 @dataclass(frozen=True)
 class Settings:
-    """The numbers of one training; names and defaults are those of the published program's flags.
+    """The numbers of one training; names and defaults are the published program's flags, which have no `remain_ramp`.
 
     Args:
         target_remain_rate: Share of each layer's channels whose mean saliency reaches the threshold in the end. How
             many an image keeps differs from it.
+        remain_ramp: Share of the epochs after which that rate is reached. The published one falls until the last epoch,
+            when the learning rate is almost 0 and nothing is learned any more with so few channels.
         lambda_lasso: Weight of the penalty on saliencies.
         lambda_graph: Weight of the distance between similarities.
         thre_cls: An image counts as hard from this times the last epoch's mean cross-entropy on.
@@ -47,6 +49,7 @@ class Settings:
     """
 
     target_remain_rate: float = 0.65
+    remain_ramp: float = 1.0
     lambda_lasso: float = 0.1
     lambda_graph: float = 0.1
     thre_cls: float = 0.5

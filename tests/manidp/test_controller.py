@@ -45,6 +45,15 @@ def test_thresholds_change_after_every_epoch_but_the_first():
     assert last == [7, 13]  # ceil of 0.4 * 16 and of 0.4 * 32
 
 
+@pytest.mark.parametrize(("ramp", "length"), [(1.0, 8), (0.5, 4), (0.3, 2), (0.01, 1)])
+def test_the_rate_may_reach_its_target_early(ramp, length):
+    control = Controller(Settings(epochs=8, target_remain_rate=0.4, remain_ramp=ramp), updates=1)
+    changes = [change for _, change in run(control, range(8))]
+    for epoch in range(1, 8):
+        rate = remain_rate(epoch, length, 0.4) if epoch < length else 0.4
+        assert changes[epoch] == [threshold(np.asarray(one, np.float64) / 10, rate) for one in sums(epoch)]
+
+
 @pytest.mark.parametrize(("frequency", "changed"), [(1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (3, [3, 6]), (50, [])])
 def test_frequency(frequency, changed):
     control = Controller(Settings(epochs=7, thre_freq=frequency), updates=1)

@@ -10,6 +10,7 @@ from mopruning.manidp import Settings
 
 PUBLISHED = {
     "target_remain_rate": 0.65,
+    "remain_ramp": 1.0,  # the published rate falls until the last epoch
     "lambda_lasso": 0.1,
     "lambda_graph": 0.1,
     "thre_cls": 0.5,
@@ -39,6 +40,7 @@ def test_published_defaults():
     [
         ({"target_remain_rate": 0}, "target_remain_rate must be above 0 and at most 1, got 0"),
         ({"target_remain_rate": 1.01}, "target_remain_rate must be above 0"),
+        ({"remain_ramp": 0.0}, "remain_ramp must be above 0 and at most 1, got 0.0"),
         ({"lr": 0.0}, "lr must be above 0, got 0.0"),
         ({"gamma": -1.0}, "gamma must be above 0"),
         ({"clamp_max": 0.0}, "clamp_max must be above 0"),
