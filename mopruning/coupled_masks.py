@@ -24,20 +24,26 @@ def coupled_masks(
     scores: Callable[[str], Array],
     sparsity: Mapping[str, float],
     weights: Callable[[str], Array] | None = None,
+    reading: Callable[[str], Array] | None = None,
 ) -> dict[str, Array]:
     """Choose in each group the channels to keep, and mask the filters of the others in every member and follower.
 
-    A channel's score is the sum of the scores of all its filters, in all members. Each filter's sum is made where
-    its weight lies, of whole numbers (`mopruning.sums`); one number a filter comes to the host, where those of a
-    group are brought to one scale and added, again as whole numbers. So neither the device nor the order of the
-    members makes a difference. Of `channels` channels, ``floor(sparsity * channels + 1e-9)`` go, or as many as may;
-    of equal scores the earlier channel is kept.
+    A channel's score is the sum of the scores of all its filters, in all members, times the sum of the scores of all
+    the weights that read it, where readers count. With magnitudes, that is the sum of |w v| over every path of two
+    weights through the channel, w that makes it and v that reads it: one whose filters are gone scores 0, and so does
+    one that nothing reads any more.
+
+    Each filter's sum is made where its weight lies, of whole numbers (`mopruning.sums`), and so is each input's; one
+    number of each comes to the host, where those of a group are brought to one scale and added, again as whole numbers.
+    So neither the device nor the order of the members makes a difference. Of `channels` channels,
+    ``floor(sparsity * channels + 1e-9)`` go, or as many as may; of equal scores the earlier channel is kept.
 
     Args:
         groups: The groups; no filter belongs to two of them.
         scores: Returns the scores of a weight by its name, canonical; called once for each weight.
         sparsity: Share of channels that go, by name of a member; where members of a group differ, the least counts.
         weights: Returns a follower by its name, canonical; only its shape and place count. Needed where there is one.
+        reading: Returns the scores of a reader by its name, canonical; without, filters decide alone.
 
     Returns:
         Bool mask of each member and follower by name, of the library, device and shape of its scores.
@@ -45,16 +51,26 @@ def coupled_masks(
     Raises:
         WeightError: If a score is NaN or infinite.
 
-    Source: Fang et al., "DepGraph: towards any structural pruning", 2023, section 3.3 (one score for a whole group).
+    Source: Fang et al., "DepGraph: towards any structural pruning", 2023, section 3.3 (one score for a whole group);
+    Neyshabur et al., "Path-SGD: path-normalized optimization in deep neural networks", 2015 (sums over paths).
     """
-    filters = {name: _filters(scores(name), name) for name in dict.fromkeys(n for g in groups for n in g.names)}
-    places = {name: one.place for name, one in filters.items()}
+    filters, places = {}, {}
+    for name in dict.fromkeys(name for group in groups for name in group.names):
+        ranked = scores(name)
+        filters[name], places[name] = _sums(ranked, name, 0), _place(ranked)
+    inputs = {}
+    if reading is not None:
+        for name in dict.fromkeys(reader.name for group in groups if group.read for reader in group.readers):
+            inputs[name] = _sums(reading(name), name, 1)
     for name in dict.fromkeys(follower.name for group in groups for follower in group.followers):
         assert weights is not None
         places[name] = _place(weights(name))
     keep = {name: np.ones(place.shape[0], np.bool_) for name, place in places.items()}
     for group in groups:
-        alive = _keep_channels(group, filters, min(sparsity[name] for name in group.names))
+        totals = _totals(group.members, group.channels, filters)
+        if inputs and group.read:
+            totals = totals * _totals(group.readers, group.channels, inputs)
+        alive = _keep_channels(group, totals, min(sparsity[name] for name in group.names))
         for one in group.parts:
             _put(alive, one, keep[one.name])
     return {name: place.spread(keep[name]) for name, place in places.items()}
@@ -122,30 +138,36 @@ def _place(array: Array) -> _Place:
 
 
 @dataclass(frozen=True)
-class _Filters:
-    """The scores of a weight's filters, and what is needed to make a mask of it once the scores are gone."""
+class _Sums:
+    """The sum of scores for each index along an axis of a weight."""
 
-    sums: NumPyArray  # whole numbers
+    numbers: NumPyArray  # whole ones
     scale: float  # the power of two that the scores were multiplied by
-    place: _Place
 
 
-def _filters(scores: Array, name: str) -> _Filters:
+def _sums(scores: Array, name: str, axis: int) -> _Sums:
     ranked = native(scores)
     check_finite(ranked, name)
-    rows = namespace(ranked).reshape(ranked, (ranked.shape[0], -1))
+    xp = namespace(ranked)
+    others = tuple(place for place in range(ranked.ndim) if place != axis)
+    rows = xp.reshape(xp.permute_dims(ranked, (axis, *others)), (ranked.shape[axis], -1))
     scale = scale_of(rows, rows.shape[1])
-    return _Filters(on_host(sums_within(rows, (1,), scale)).reshape(-1), scale, _place(scores))
+    return _Sums(on_host(sums_within(rows, (1,), scale)).reshape(-1), scale)
 
 
-def _keep_channels(group: FilterGroup, filters: Mapping[str, _Filters], sparsity: float) -> NumPyArray:
+def _totals(parts: Sequence[Coupled], channels: int, sums: Mapping[str, _Sums]) -> NumPyArray:
+    """Return for each channel the sum of what belongs to it in all parts, times a power of two; float64 [channels]."""
+    least = min(sums[one.name].scale for one in parts)  # no sum grows by coming to it, so none overflows
+    index = np.concatenate([one.channels for one in parts])
+    numbers = np.concatenate([sums[one.name].numbers * (least / sums[one.name].scale) for one in parts])
+    index, numbers = index[index >= 0], numbers[index >= 0]
+    totals = np.zeros(channels)
+    np.add.at(totals, index, integral(numbers, int(np.bincount(index, minlength=1).max())))
+    return totals
+
+
+def _keep_channels(group: FilterGroup, totals: NumPyArray, sparsity: float) -> NumPyArray:
     """Return the mask of a group's channels, bool [channels]."""
-    least = min(filters[name].scale for name in group.names)  # no sum grows by coming to it, so none overflows
-    index = np.concatenate([member.channels for member in group.members])
-    sums = np.concatenate([filters[name].sums * (least / filters[name].scale) for name in group.names])
-    index, sums = index[index >= 0], sums[index >= 0]
-    totals = np.zeros(group.channels)
-    np.add.at(totals, index, integral(sums, int(np.bincount(index, minlength=1).max())))
     places = np.flatnonzero(group.free)
     zeros = min(zeros_of(sparsity, group.channels), places.size)
     alive = np.ones(group.channels, np.bool_)

@@ -84,7 +84,7 @@ def _under_own_names(groups: Sequence[FilterGroup], rows: Mapping[str, PlanRow])
         found, _ = names.find(name)
         return found[0] if len(found) == 1 else name
 
-    result = [group.renamed(own) for group in groups]
+    result = [_with_readers_of(group.renamed(own), rows) for group in groups]
     if not any(name in rows for group in result for name in group.names):
         raise unknown_name(result[0].names[0], rows, where="groups")
     taken: dict[str, np.ndarray[tuple[int], np.dtype[np.bool_]]] = {}
@@ -103,6 +103,19 @@ def _under_own_names(groups: Sequence[FilterGroup], rows: Mapping[str, PlanRow])
     if both := following.intersection(name for group in result for name in group.names):
         raise RecipeError(f"groups: {min(both)!r} is a member of one group and follows in another; make it a member")
     return result
+
+
+def _with_readers_of(group: FilterGroup, rows: Mapping[str, PlanRow]) -> FilterGroup:
+    """Return a group with those of its readers that are parameters here."""
+    readers = tuple(reader for reader in group.readers if reader.name in rows)
+    for reader in readers:
+        inputs = rows[reader.name].shape[1] if len(rows[reader.name].shape) > 1 else 0
+        if len(reader.channels) != inputs:
+            raise RecipeError(
+                f"groups: {reader.name!r} has {inputs} inputs here, {len(reader.channels)} in the group that it reads; "
+                "are these the groups of another network?"
+            )
+    return replace(group, readers=readers)
 
 
 def _alone(groups: Iterable[FilterGroup], rows: Iterable[PlanRow]) -> list[FilterGroup]:

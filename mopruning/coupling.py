@@ -18,12 +18,13 @@ NumPyArray: TypeAlias = "np.ndarray[Any, Any]"
 
 @dataclass(frozen=True)
 class Coupled:
-    """One parameter whose filters belong to a group; each entry of a vector is one.
+    """One parameter whose filters belong to a group, each entry of a vector being one, or whose inputs do.
 
     Args:
         name: The parameter's name.
-        channels: Of each filter (index along the canonical axis 0), the channel of the group that it belongs to; -1
-            for a filter that does not belong to this group. Several filters may belong to one channel.
+        channels: Of each filter (index along the canonical axis 0), or of each input of a reader (index along the
+            canonical axis 1), the channel of the group that it belongs to; -1 for one that does not belong to this
+            group. Several may belong to one channel.
 
     Raises:
         RecipeError: If `channels` are no whole numbers.
@@ -51,6 +52,8 @@ class FilterGroup:
         members: The weights whose filters belong to it, each once.
         followers: Parameters that have a number for each channel, such as the bias of a convolution or the scale and
             shift of a normalisation: what goes in the members goes in them, and they have no say in what that is.
+        readers: The weights whose inputs the channels are. Nothing goes in them, but how strongly they read a channel
+            is part of its score, where every channel that may go is read by one. Without them the filters decide alone.
 
     Raises:
         RecipeError: If a channel lies out of range, or a parameter is named twice.
@@ -65,15 +68,16 @@ class FilterGroup:
     fixed: tuple[int, ...]
     members: tuple[Coupled, ...]
     followers: tuple[Coupled, ...] = ()
+    readers: tuple[Coupled, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fixed", tuple(sorted({*_whole(self.fixed, "groups: fixed")})))
-        object.__setattr__(self, "members", tuple(self.members))
-        object.__setattr__(self, "followers", tuple(self.followers))
+        for kind in ("members", "followers", "readers"):
+            object.__setattr__(self, kind, tuple(getattr(self, kind)))
         limit = f"the group has {self.channels} channels"
         if self.fixed and not 0 <= self.fixed[0] <= self.fixed[-1] < self.channels:
             raise RecipeError(f"groups: fixed channels {self.fixed[0]} to {self.fixed[-1]}, but {limit}")
-        for one in self.parts:
+        for one in self.parts + self.readers:
             least, most = min(one.channels, default=-1), max(one.channels, default=-1)
             if not -1 <= least <= most < self.channels:
                 raise RecipeError(f"groups: {one.name!r} has channels {least} to {most}, but {limit}")
@@ -94,32 +98,41 @@ class FilterGroup:
     @property
     def free(self) -> NumPyArray:
         """Bool [channels]: whether a channel may go, that is whether it has filters and is not fixed."""
-        result = np.zeros(self.channels, np.bool_)
-        for member in self.members:
-            result[[channel for channel in member.channels if channel >= 0]] = True
+        result = self._named_by(self.members)
         result[list(self.fixed)] = False
+        return result
+
+    @property
+    def read(self) -> bool:
+        """Whether there are readers of every channel that may go."""
+        return bool(self.readers) and bool((self._named_by(self.readers) | ~self.free).all())
+
+    def _named_by(self, parts: Iterable[Coupled]) -> NumPyArray:
+        result = np.zeros(self.channels, np.bool_)
+        for one in parts:
+            result[[channel for channel in one.channels if channel >= 0]] = True
         return result
 
     def renamed(self, own: Callable[[str], str]) -> FilterGroup:
         """Return the same group with other names; those that are one parameter then, in the same way, become one."""
-        members, followers = (
+        members, followers, readers = (
             tuple(dict.fromkeys(Coupled(own(one.name), one.channels) for one in parts))
-            for parts in (self.members, self.followers)
+            for parts in (self.members, self.followers, self.readers)
         )
-        return FilterGroup(self.channels, self.fixed, members, followers)
+        return FilterGroup(self.channels, self.fixed, members, followers, readers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the group as numbers, text, lists and mappings; None stands for channels 0, 1, 2, ... in order.
 
-        "followers" is left out where there are none.
+        "followers" and "readers" are left out where there are none.
         """
         in_order = tuple(range(self.channels))
-        members, followers = (
+        members, followers, readers = (
             {one.name: None if one.channels == in_order else list(one.channels) for one in parts}
-            for parts in (self.members, self.followers)
+            for parts in (self.members, self.followers, self.readers)
         )
         result = {"channels": self.channels, "fixed": list(self.fixed), "members": members}
-        return result | ({"followers": followers} if followers else {})
+        return result | {key: found for key, found in (("followers", followers), ("readers", readers)) if found}
 
 
 def read_groups(groups: Any) -> tuple[FilterGroup, ...]:
@@ -156,8 +169,8 @@ def _whole(values: Any, what: str) -> tuple[int, ...]:
 
 
 def _identity(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    members, followers = (
-        frozenset((stripped(name), None if c is None else tuple(c)) for name, c in parts.items())
-        for parts in (group["members"], group.get("followers", {}))
+    parts = (
+        frozenset((stripped(name), None if c is None else tuple(c)) for name, c in group.get(kind, {}).items())
+        for kind in ("members", "followers", "readers")
     )
-    return group["channels"], tuple(group["fixed"]), members, followers
+    return group["channels"], tuple(group["fixed"]), *parts

@@ -13,12 +13,13 @@ import numpy as np
 from mopruning.arrays import Array, like, namespace, on_host
 from mopruning.batchnorm import scale_names
 from mopruning.coupled_masks import coupled_masks, first_follower_masks
+from mopruning.coupling import FilterGroup
 from mopruning.errors import StateError
 from mopruning.names import Names
 from mopruning.packing import pack, unpack
 from mopruning.placement import Whole
 from mopruning.plan import Plan, PlanRow
-from mopruning.scores import SCORES, bn_scale, fpgm
+from mopruning.scores import SCORES, bn_scale, fpgm, magnitude
 
 STATE_VERSION = 1
 
@@ -80,6 +81,17 @@ class Pruner:
             self.masks[name] = first[name] if name in first else weights[name] != 0
             size = math.prod(self._rows[name].shape)
             self._initial[name] = 1.0 - (size - self.place.zeros(name, self.masks[name])) / max(1, size)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the weights that a mask update reads: those that are pruned, and what their scores depend on."""
+        others = [*self._scales.values(), *(reader.name for group in self._read_groups for reader in group.readers)]
+        return tuple(dict.fromkeys([*self._rows, *others]))
+
+    @property
+    def _read_groups(self) -> list[FilterGroup]:
+        """The groups in whose scores the weights that read a channel count."""
+        return [group for group in self.plan.groups if group.read] if self.plan.recipe.score == "magnitude" else []
 
     @property
     def wants_gradients(self) -> bool:
@@ -185,7 +197,11 @@ class Pruner:
                 max(recipe.max_sparsity, reached),
             )
         coupled = coupled_masks(
-            self.plan.groups, lambda name: self._ranked(name, weights), wanted, lambda name: weights[name]
+            self.plan.groups,
+            lambda name: self._ranked(name, weights),
+            wanted,
+            lambda name: weights[name],
+            (lambda name: magnitude(weights[name])) if self._read_groups else None,
         )
         return {
             name: coupled[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import json
 import math
@@ -15,7 +16,7 @@ from mopruning import Filter, Pruner, Recipe, coupling, mask
 from mopruning import coupled_masks as module
 from mopruning.coupled_masks import coupled_masks
 from mopruning.coupling import Coupled, FilterGroup
-from mopruning.errors import StateError, WeightError
+from mopruning.errors import RecipeError, StateError, WeightError
 from tests.coupled_network import GROUPS, RAMP, SHAPES, TURNED, dead, draw, planned, reasons
 
 
@@ -55,6 +56,83 @@ def test_a_sum_counts_every_member():
     assert {name: dead(one) for name, one in masks.items()} == {"a": [2], "b": [2]}
     equal = {"a": scores["a"], "b": np.array([[1.5], [0.0], [4.0]])}  # 4.5, 3 and 4.5
     assert dead(coupled_masks([group], equal.__getitem__, {"a": 0.67, "b": 0.67})["b"]) == [1, 2]
+
+
+def test_what_reads_a_channel_multiplies_its_score():
+    scores = {"a": np.array([[3.0, 1.0], [2.0, 0.0], [0.0, 1.0], [0.0, 0.0]])}  # 4, 2, 1, 0
+    reading = {
+        "b": np.array([[[1.0], [0.5], [1.0], [9.0]], [[0.0], [1.5], [1.0], [9.0]]]),
+        "c": np.array([[0.0, 0.0, 9.0, 1.0, 0.0, 0.0, 1.0, 1.0]]),  # two inputs a channel: those of c are flattened
+    }
+    readers = Coupled("b", range(4)), Coupled("c", (3, 3, -1, 0, 1, 1, 2, 2))
+    group = FilterGroup(4, (), (Coupled("a", range(4)),), readers=readers)  # read by 2, 2, 4 and 18: 8, 4, 4 and 0
+    chosen = {
+        sparsity: dead(coupled_masks([group], scores.__getitem__, {"a": sparsity}, None, reading.__getitem__)["a"])
+        for sparsity in (0.25, 0.5, 0.75)
+    }
+    assert chosen == {0.25: [3], 0.5: [2, 3], 0.75: [1, 2, 3]}
+    assert dead(coupled_masks([group], scores.__getitem__, {"a": 0.5})["a"]) == [2, 3]
+    swapped = {"b": reading["b"][:, [0, 2, 1, 3]], "c": reading["c"][:, [0, 1, 2, 3, 6, 7, 4, 5]]}  # 8, 8, 2 and 0
+    assert dead(coupled_masks([group], scores.__getitem__, {"a": 0.5}, None, swapped.__getitem__)["a"]) == [2, 3]
+    loud = {"b": reading["b"] * [[1.0], [0.1], [50.0], [1.0]], "c": reading["c"]}
+    assert dead(coupled_masks([group], scores.__getitem__, {"a": 0.5}, None, loud.__getitem__)["a"]) == [1, 3]
+
+
+def test_readers_count_where_they_read_every_channel_that_may_go():
+    scores = {"a": np.array([[4.0], [2.0], [1.0]])}
+    reading = {"b": np.array([[0.0, 9.0, 9.0]])}
+    for channels, fixed, gone in (((0, 1, 2), (), 0), ((0, 1, -1), (), 2), ((0, 1, -1), (2,), 0)):
+        group = FilterGroup(3, fixed, (Coupled("a", range(3)),), readers=(Coupled("b", channels),))
+        masks = coupled_masks([group], scores.__getitem__, {"a": 0.34}, None, reading.__getitem__)
+        assert dead(masks["a"]) == [gone]
+        assert set(masks) == {"a"}  # nothing goes in a reader
+
+
+@pytest.mark.parametrize("score", ["magnitude", "random"])
+def test_a_pruner_needs_what_reads_by_magnitude(score):
+    group = dataclasses.replace(GROUPS[1], readers=(Coupled("free.weight", range(12)),))
+    dense = {"skip": ["free.weight"], "score": score}
+    with_it, without = (planned(groups=(one,), **dense) for one in (group, GROUPS[1]))
+    assert "free.weight" not in Pruner(without).needed
+    assert ("free.weight" in Pruner(with_it).needed) == (score == "magnitude")
+    weights = draw()
+    given = {name: weights[name] for name in Pruner(with_it).needed}
+    read, alone = (dead(Pruner(one).step(given)["wide.weight"]) for one in (with_it, without))
+    assert (read == alone) == (score == "random")
+    filters = sum(abs(weights[name]).reshape(12, -1).sum(axis=1) for name in group.names)
+    expected = np.argsort(filters * abs(weights["free.weight"]).sum(axis=0))[:6]
+    assert score == "random" or read == sorted(expected.tolist())
+
+
+def test_a_channel_that_is_gone_stays_so_however_it_is_read():
+    group = dataclasses.replace(GROUPS[1], readers=(Coupled("free.weight", range(12)),))
+    pruner = Pruner(planned(groups=(group,), schedule={"start": 1, "length": 4, "frequency": 2, "exponent": 1.0}))
+    weights, gone = draw(), set()
+    for _ in range(6):
+        masks = pruner.step(weights)
+        if masks is None:
+            continue
+        weights = {name: array * masks.get(name, 1) for name, array in weights.items()}
+        now = set(dead(masks["wide.weight"]))
+        assert gone <= now
+        gone = now
+        weights["free.weight"][:, sorted(gone)] = 100.0  # what reads them trains on
+    assert len(gone) == 6
+
+
+@pytest.mark.parametrize(
+    ("readers", "message"),
+    [
+        ((Coupled("free.weight", range(6)),), "'free.weight' has 12 inputs here, 6 in the group that it reads"),
+        ((Coupled("stem.bias", range(12)),), "'stem.bias' has 0 inputs here, 12 in the group"),
+    ],
+)
+def test_readers_of_another_network(readers, message):
+    with pytest.raises(RecipeError, match=message):
+        planned(groups=(dataclasses.replace(GROUPS[1], readers=readers),))
+    assert planned(groups=(dataclasses.replace(GROUPS[1], readers=(Coupled("elsewhere", range(3)),)),)) == planned(
+        groups=GROUPS[1:2]
+    )
 
 
 def test_neither_library_nor_order_of_members_makes_a_difference(torch, device, monkeypatch):

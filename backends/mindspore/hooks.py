@@ -52,7 +52,7 @@ class Hooks(nn.Cell):  # type: ignore[misc]  # MindSpore brings no types
         self.accumulates = sparsifier.score.accumulates
         self._refer("weights", optimizer.parameters)
         self._refer("slots", [slot for _, slot in slots])
-        self._refer("needed", [weights.parameters[name] for name in sparsifier.needed])
+        self._refer("needed", [weights.parameters[name] for name in sparsifier.pruner.needed])
         self._refer("members", state.members)
         self._refer("decided", [state.last_update, state.seen, *state.masks])
         self._refer("noted", [state.seen, *state.observed])

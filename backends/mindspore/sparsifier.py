@@ -101,13 +101,13 @@ class MindSporeSparsifier(Sparsifier):
         """Do the mask update that is due, with the arrays that a running graph hands over.
 
         Args:
-            *arrays: Values of `state.members`, then the weights that `needed` names, as they lie.
+            *arrays: Values of `state.members`, then the weights that `Pruner.needed` names, as they lie.
 
         Returns:
             New values of last_update, seen and masks.
         """
         self._restore(arrays)
-        self.pruner.update(self._handed_over(self.needed, arrays[len(self.state.members) :]))
+        self.pruner.update(self._handed_over(self.pruner.needed, arrays[len(self.state.members) :]))
         _, last, seen, _, _, *rest = self.state.values(self.pruner)
         return last, seen, *rest[: len(self.state.names)]
 
@@ -127,11 +127,6 @@ class MindSporeSparsifier(Sparsifier):
             self.pruner.observe(self._handed_over(names, weights), self._handed_over(names, gradients))
         _, _, seen, _, _, *values = self.state.values(self.pruner)
         return seen, *values[len(names) :]
-
-    @property
-    def needed(self) -> tuple[str, ...]:
-        """Names of the parameters that a mask update looks at."""
-        return tuple(self.weights) if self.recipe.score == "bn_scale" else self.state.names
 
     def _restore(self, arrays: Sequence[Host]) -> None:
         self.state.restore(self.pruner, arrays[: len(self.state.members)])

@@ -58,8 +58,7 @@ class GraphSparsifier(Sparsifier):
         plan = self.pruner.plan
         self.state = State(plan, weights, observable(plan, with_gradient))
         self._score = SCORES[recipe.score]
-        scales = [name for name in weights if len(weights.shapes[name]) == 1] if recipe.score == "bn_scale" else []
-        self._needed = [*dict.fromkeys([*(row.name for row in plan.pruned), *scales])]
+        self._needed = self.pruner.needed
         with tf.init_scope():
             self._held = self.state.read()
             self._values = self._read_weights()

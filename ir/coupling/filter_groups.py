@@ -8,7 +8,7 @@ import onnx_ir
 from mopruning.coupling import Coupled, FilterGroup
 from mopruning.ir.coupling.analysis import coupling
 from mopruning.ir.coupling.classes import Numbers
-from mopruning.ir.coupling.groups import FOLLOWS, PRODUCES, Axis
+from mopruning.ir.coupling.groups import FOLLOWS, PRODUCES, READS, Axis
 from mopruning.ir.operators import OPERATORS
 from mopruning.ir.parameters import Parameter, parameters
 
@@ -26,6 +26,7 @@ def filter_groups(model: onnx_ir.Model) -> tuple[FilterGroup, ...]:
         A group for each set of weights that make the same channels, by the names of the parameters. Channels that
         must stay are `fixed`: those of the network's outputs, and those that something else than filters also makes,
         such as an embedding. Trained parameters with a number for each channel follow: biases, scales, shifts, slopes.
+        Weights that the channels are inputs of read them.
 
     >>> from mopruning.ir.zoo import build
     >>> groups = filter_groups(build("resnet8_cifar", image=8))
@@ -33,6 +34,8 @@ def filter_groups(model: onnx_ir.Model) -> tuple[FilterGroup, ...]:
     (('conv1.weight', 'layer1.0.conv2.weight'), 0)
     >>> [follower.name for follower in groups[0].followers]
     ['bn1.weight', 'bn1.bias', 'layer1.0.bn2.weight', 'layer1.0.bn2.bias']
+    >>> [reader.name for reader in groups[0].readers]
+    ['layer1.0.conv1.weight', 'layer2.0.conv1.weight', 'layer2.0.downsample.weight']
     """
     known = parameters(model)
     result = []
@@ -40,7 +43,7 @@ def filter_groups(model: onnx_ir.Model) -> tuple[FilterGroup, ...]:
         fixed = group.fixed.copy()
         members: dict[str, Coupled] = {}
         for axis in group.along(PRODUCES):
-            channels = _filters(known.get(axis.name), axis)
+            channels = _channels(known.get(axis.name), axis, 0)
             if channels is None:
                 fixed[axis.channels[axis.channels >= 0]] = True
             else:
@@ -52,7 +55,13 @@ def filter_groups(model: onnx_ir.Model) -> tuple[FilterGroup, ...]:
                 for axis in group.along(FOLLOWS)
                 if _follows(known.get(axis.name), axis)
             }
-            result.append(FilterGroup(group.channels, stay, tuple(members.values()), tuple(followers.values())))
+            readers = {
+                axis.name: Coupled(axis.name, tuple(channels.tolist()))
+                for axis in group.along(READS)
+                if (channels := _channels(known.get(axis.name), axis, 1)) is not None
+            }
+            parts = (tuple(found.values()) for found in (members, followers, readers))
+            result.append(FilterGroup(group.channels, stay, *parts))
     return tuple(result)
 
 
@@ -78,13 +87,20 @@ def _leaves_zero(node: onnx_ir.Node, index: int) -> bool:
     return row.parameters.get(index, "weight").partition(" ")[0] != "weight"
 
 
-def _filters(parameter: Parameter | None, axis: Axis) -> Numbers | None:
-    """Return the channel of each filter of a weight, its canonical axis 0; None where these are not its filters."""
+def _channels(parameter: Parameter | None, axis: Axis, place: int) -> Numbers | None:
+    """Return the channel of each filter of a weight, or of each input; None where the axis does not run along them.
+
+    Args:
+        parameter: The weight.
+        axis: Where the channels run along it.
+        place: 0 for its filters, its canonical axis 0; 1 for its inputs.
+    """
     if parameter is None or parameter.role != "weight" or parameter.value.const_value is None:
         return None
     sizes = parameter.value.const_value.shape.numpy()
-    along = axis.channels.reshape([-1 if place == axis.axis else 1 for place in range(len(sizes))])
-    rows: Numbers = parameter.canonical(np.broadcast_to(along, sizes)[_corner(parameter, len(sizes))])
+    along = axis.channels.reshape([-1 if one == axis.axis else 1 for one in range(len(sizes))])
+    lying = parameter.canonical(np.broadcast_to(along, sizes)[_corner(parameter, len(sizes))])
+    rows: Numbers = np.moveaxis(lying, place, 0)
     rows = rows.reshape(len(rows), -1)
     return rows[:, 0] if rows.size and (rows == rows[:, :1]).all() else None
 

@@ -16,12 +16,14 @@ from tests.backends.presence import require
 from tests.backends.test_contract import STEPS, assert_pruned, assert_same, harness_module
 
 TURNED = (7, 6, 5, 4, 3, 2, 1, 0)
+READ = (*range(8), *(0,) * 12, *(1,) * 20, *(2,) * 24)  # so much of some channels that these stay
 GROUPS = (
     FilterGroup(
         8,
         (3,),
         (Coupled("conv.weight", range(8)), Coupled("out.weight", TURNED)),
         (Coupled("conv.bias", range(8)),),
+        (Coupled("up.weight", READ), Coupled("hidden.weight", READ)),
     ),
     FilterGroup(
         6,
@@ -30,16 +32,17 @@ GROUPS = (
         (Coupled("hidden.bias", (0, 1, 2, 3, 4, 5) * 2),),
     ),
 )
-GROUPED = {**RECIPE, "sparsity": 0.5, "granularity": "filter:group"}
+GROUPED = {**RECIPE, "sparsity": 0.5, "granularity": "filter:group", "skip": ["up.weight"]}
+"""What reads channels and is not pruned counts all the same."""
 
 
-def decided(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def decided(weights: dict[str, np.ndarray], skip: tuple[str, ...] = ("up.weight",)) -> dict[str, np.ndarray]:
     """Return the masks that the core makes of weights at the end of the ramp."""
     shapes = {name: LAYERS[name][1] for name in weights}
-    plan = Recipe.load({**GROUPED, "schedule": {"start": 0}}).plan(shapes, groups=GROUPS)
-    masks = Pruner(plan).step(weights)
+    recipe = Recipe.load({**GROUPED, "schedule": {"start": 0}, "skip": [name for name in skip if name in shapes]})
+    masks = Pruner(recipe.plan(shapes, groups=GROUPS)).step(weights)
     assert masks is not None
-    assert masks["conv.weight"][3].all()
+    assert masks["conv.weight"][:4].all()  # channels 0 to 2 for what reads them, 3 as it is fixed
     assert {float(mask.mean()) for mask in masks.values()} == {0.5}
     for name in ("conv", "hidden"):
         if f"{name}.bias" in masks:
@@ -54,6 +57,9 @@ def test_optimizers_take_groups(backend: str, tmp_path: Path) -> None:
     harness = harness_module(backend).HARNESS
     case = replace(harness.plain_sgd, options={**harness.plain_sgd.options, "groups": GROUPS})
     weights = initial_weights(case)
+    sums = [abs(weights[name]).reshape(8, -1).sum(axis=1) for name in ("conv.weight", "out.weight")]
+    filters = sums[0] + sums[1][list(TURNED)]
+    assert set(np.argsort(filters)[4:]) != {0, 1, 2, 3}  # what filters alone would say
     straight = harness.sparse(case, weights, GROUPED)
     for step in range(STEPS):
         straight.step(gradients_at(step, weights))
@@ -78,28 +84,33 @@ def test_optimizer_and_prune_of_tensorflow1_take_groups() -> None:
 
     start = initial_weights(harness_module("tensorflow1").HARNESS.plain_sgd)
     members = Coupled("conv", range(8)), Coupled("out", TURNED)
-    groups = [FilterGroup(8, (3,), members, (Coupled("conv_bias", range(8)),))]
+    reader = Coupled("hidden", READ)
+    groups = [FilterGroup(8, (3,), members, (Coupled("conv_bias", range(8)),), (reader,))]
     for make in ("optimizer", "prune"):
         with tf.Graph().as_default(), tf.Session() as session:
             conv = tf.get_variable("conv", initializer=start["conv.weight"].transpose(2, 3, 1, 0))
             out = tf.get_variable("out", initializer=start["out.weight"].T)
             shift = tf.get_variable("conv_bias", initializer=start["conv.bias"])
-            loss = tf.reduce_sum(conv) + tf.reduce_sum(out) + tf.reduce_sum(shift)
+            hidden = tf.get_variable("hidden", initializer=start["hidden.weight"].T)
+            loss = sum(tf.reduce_sum(variable) for variable in (conv, out, shift, hidden))
             if make == "optimizer":
                 optimizer = tensorflow1.GradientDescentOptimizerSparse(
-                    0.25, target_sparsity=0.5, granularity="filter:group", groups=groups
+                    0.25, target_sparsity=0.5, granularity="filter:group", groups=groups, skip=["hidden"]
                 )
                 train = optimizer.minimize(loss)
             else:
                 train = tensorflow1.Prune(
-                    [conv, out, shift], prune_dict={"conv": 0.5, "out": 0.5}, balance="filter:group", groups=groups
+                    [conv, out, shift, hidden],
+                    prune_dict={"conv": 0.5, "out": 0.5},
+                    balance="filter:group",
+                    groups=groups,
                 ).prune_op
             session.run(tf.global_variables_initializer())
             session.run(train)
             kernel, matrix, vector = session.run([conv, out, shift])
-        names = ("conv.weight", "out.weight", "conv.bias")
+        names = ("conv.weight", "out.weight", "conv.bias", "hidden.weight")
         moved = {name: start[name] - np.float32(0.25 if make == "optimizer" else 0) for name in names}
-        masks = decided(moved)
+        masks = decided(moved, skip=("hidden.weight",))
         np.testing.assert_array_equal(kernel.transpose(3, 2, 0, 1), moved["conv.weight"] * masks["conv.weight"])
         np.testing.assert_array_equal(matrix.T, moved["out.weight"] * masks["out.weight"])
         np.testing.assert_array_equal(vector, moved["conv.bias"] * masks["conv.bias"])

@@ -23,12 +23,18 @@ def test_filters_that_go_together_go_together(run, tmp_path):
     pairs = [("conv1.weight", "layer1.0.conv2.weight"), ("layer3.0.conv2.weight", "layer3.0.downsample.weight")]
     alone = ["layer1.0.conv1.weight", "layer2.0.conv1.weight", "layer3.0.conv1.weight"]
     assert counts == {name: (len(gone[name]), len(gone[name]) // 2) for name in (*sum(pairs, ()), *alone)}
-    for one, other in pairs:
+    readers = [("layer1.0.conv1.weight", "layer2.0.conv1.weight", "layer2.0.downsample.weight"), ("linear.weight",)]
+    for pair, reading in zip(pairs, readers, strict=True):
+        one, other = pair
         np.testing.assert_array_equal(gone[one], gone[other])
-        sums = sum(
-            np.abs(before[name]).reshape(len(gone[one]), -1).sum(axis=1, dtype=np.float64) for name in (one, other)
+        made, read = (
+            sum(
+                np.abs(np.moveaxis(before[name], axis, 0)).reshape(len(gone[one]), -1).sum(axis=1, dtype=np.float64)
+                for name in names
+            )
+            for axis, names in ((0, pair), (1, reading))
         )
-        assert sums[gone[one]].max() < sums[~gone[one]].min()
+        assert (made * read)[gone[one]].max() < (made * read)[~gone[one]].min()
         for norm in ("weight", "bias"):
             follower = f"{one.removesuffix('.weight').replace('conv', 'bn')}.{norm}"
             np.testing.assert_array_equal(held[follower], gone[one] & (before[follower] != 0))

@@ -50,6 +50,29 @@ def test_channels_of_followers(graph, name, expected):
     assert not {one.name for group in groups for one in group.followers} & {n for g in groups for n in g.names}
 
 
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ("residual", {"a.weight": {"b.weight": tuple(range(6)), "y.weight": tuple(range(6))}}),
+        (
+            "joined",
+            {"a.weight": {"y.weight": (0, 1, 2, -1, -1, -1, -1)}, "b.weight": {"y.weight": (-1, -1, -1, 0, 1, 2, 3)}},
+        ),
+        ("grouped", {"a.weight": {"b.weight": (0, 1, 2, 3)}, "b.weight": {"y.weight": (0, 1, 0, 1)}}),
+        ("depthwise", {"a.weight": {"y.weight": (0, 0, 1, 1, 2, 2, 3, 3)}}),
+        ("deconvolution", {"a.weight": {"b.weight": (0, 1, 2)}, "b.weight": {"y.weight": (0, 1, 0, 1)}}),
+        (
+            "flattened",
+            {"a.weight": {"b.weight": tuple(np.repeat(range(4), 9))}, "b.weight": {"y.weight": (0, 1, 2, 3, 4)}},
+        ),
+    ],
+)
+def test_what_reads_the_channels(graph, expected):
+    groups = [group for group in filter_groups(build(graph)) if group.free.any()]
+    assert {group.names[0]: {one.name: one.channels for one in group.readers} for group in groups} == expected
+    assert all(group.read for group in groups)
+
+
 def test_what_may_not_be_zero_does_not_follow():
     """0 / 0 is no number, and whatever to the power of 0 is 1."""
     w = Weights()
