@@ -206,8 +206,8 @@ bfloat16, weights and evaluation in float32; on a CPU.
   leaves is shrunk by this package, and shrinks less.
 - Torch-Pruning takes the channels that a padded shortcut adds for channels of their own, and what it leaves of this
   ResNet-20 does not run: there it is told to leave the outputs of blocks alone. "filter, inside blocks" leaves the same
-  alone, to be compared with it. It scores a channel by the weights that read it as well as by its filters, which
-  helps VGG16 (71% against 64% after an epoch, with as many channels left in each layer) and not ResNet-20.
+  alone, to be compared with it. It ranks a channel by the mean magnitude of what makes it and what reads it,
+  `filter:group` by the product of the two sums; as many channels are left in each layer.
 - A mask by `torch.nn.utils.prune` keeps the dense weight beside it until it is removed; its file here is of the network
   after that, written by this package. Its zeros are the same as ours but for ties; after fine-tuning the two differ
   by chance, for the same sums are made in another order.
