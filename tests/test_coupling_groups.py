@@ -106,7 +106,7 @@ def test_a_pruner_needs_what_reads_by_magnitude(score):
 
 def test_a_channel_that_is_gone_stays_so_however_it_is_read():
     group = dataclasses.replace(GROUPS[1], readers=(Coupled("free.weight", range(12)),))
-    pruner = Pruner(planned(groups=(group,), schedule={"start": 1, "length": 4, "frequency": 2, "exponent": 1.0}))
+    pruner = Pruner(planned(groups=(group,), schedule=RAMP))
     weights, gone = draw(), set()
     for _ in range(6):
         masks = pruner.step(weights)
